@@ -1,0 +1,1 @@
+"""Offline calibration on Hugging Face models: extract, aggregate, fit. Never imports vllm."""

@@ -1,0 +1,263 @@
+"""A calibrated task on disk: `task.json` and `vectors.safetensors` in one folder.
+
+`task.json` carries the SHA-256 of `vectors.safetensors`, so the SHA-256 of `task.json` (the
+*digest*) names the content of both files: equal content, equal digest. Nothing volatile
+(times, host names) goes into either. Folders are written whole or not at all, and an
+artifact that fails any check is refused with ArtifactError.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.injection import BETA, LAMBDA, SITES, Site, adapted_mask
+from ifedicl_serve.prompt import PromptTemplate
+
+SCHEMA_VERSION: Literal[1] = 1
+TASK_FILE, VECTORS_FILE = "task.json", "vectors.safetensors"
+MAX_TASK_FILE_BYTES = 1 << 20
+MAX_LABELS = 1000
+
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class Label(BaseModel):
+    """A class: the name a caller gets back, and the words the model reads for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    verbalization: Annotated[str, Field(min_length=1, max_length=200)]
+
+    @model_validator(mode="after")
+    def _no_outer_space(self) -> "Label":
+        if self.verbalization != self.verbalization.strip():
+            raise ValueError(
+                f"verbalization {self.verbalization!r} has outer white space; remove it"
+            )
+        return self
+
+
+class CalibrationRecord(BaseModel):
+    """How the task was made; kept in the artifact, so free of anything that varies by rerun."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    loss: Literal["restricted", "vocabulary"]
+    rounds: int
+    seed: int
+    client_sizes: tuple[int, ...]
+    settings: dict[str, int | float | str] = {}
+    metrics: dict[str, float] = {}
+    wire_bytes: dict[str, int] = {}
+    versions: dict[str, str] = {}
+
+
+class TaskSpec(BaseModel):
+    """`task.json`: everything about a task except its tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: TaskName
+    prompt: PromptTemplate
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=MAX_LABELS)]
+    layers: tuple[Annotated[int, Field(ge=0)], ...]
+    sites: tuple[Site, ...]
+    num_layers: Annotated[int, Field(ge=1, le=1000)]
+    hidden_size: Annotated[int, Field(ge=1, le=1 << 17)]
+    model: ModelIdentity
+    calibration: CalibrationRecord
+    vectors_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskSpec":
+        names = [label.name for label in self.labels]
+        if len(set(names)) < len(names):
+            raise ValueError(f"label names repeat: {names}")
+        if any(layer >= self.num_layers for layer in self.layers):
+            raise ValueError(f"layers {self.layers} exceed the model's {self.num_layers} layers")
+        return self
+
+    @property
+    def verbalizations(self) -> list[str]:
+        return [label.verbalization for label in self.labels]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A validated task: its spec, context vector [layers, 2, hidden] and coefficients
+    [layers, 2, 2], both float32, and the digest that names them."""
+
+    spec: TaskSpec
+    context_vector: Tensor
+    coefficients: Tensor
+    digest: str
+
+
+def save_artifact(
+    spec: TaskSpec, context_vector: Tensor, coefficients: Tensor, folder: Path
+) -> Artifact:
+    """Validate and write a task to `folder`, replacing what is there, and return it as loaded.
+
+    The folder is written beside its destination, synced and renamed, so a reader never sees
+    half of it.
+    """
+    vectors = save_safetensors(
+        {
+            "context_vector": context_vector.detach().float().cpu().contiguous(),
+            "coefficients": coefficients.detach().float().cpu().contiguous(),
+        }
+    )
+    spec = spec.model_copy(update={"vectors_sha256": hashlib.sha256(vectors).hexdigest()})
+    text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        staged = Path(temporary) / "new"
+        staged.mkdir(mode=0o755)
+        _write_synced(staged / TASK_FILE, (text + "\n").encode())
+        _write_synced(staged / VECTORS_FILE, vectors)
+        artifact = load_artifact(staged)
+        if folder.exists():
+            folder.rename(Path(temporary) / "old")
+        staged.rename(folder)
+        _sync_directory(folder.parent)
+    return artifact
+
+
+def read_spec(folder: Path) -> tuple[TaskSpec, str]:
+    """Read and validate `task.json`; return it with the artifact's digest. Reads no tensor."""
+    path = folder / TASK_FILE
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_TASK_FILE_BYTES + 1)
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot read {TASK_FILE}: {error.strerror}") from error
+    if len(raw) > MAX_TASK_FILE_BYTES:
+        raise ArtifactError(f"{path}: larger than {MAX_TASK_FILE_BYTES} bytes; not a task")
+    version = _schema_version(path, raw)
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path}: schema version {version!r}, this release reads {SCHEMA_VERSION}; "
+            "calibrate the task again or install a matching ifedicl-serve"
+        )
+    try:
+        spec = TaskSpec.model_validate_json(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'task'}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise ArtifactError(f"{path}: {problems}") from error
+    return spec, hashlib.sha256(raw).hexdigest()
+
+
+def load_artifact(
+    folder: Path, model: ModelIdentity | None = None, digest: str | None = None
+) -> Artifact:
+    """Load a task and check everything about it.
+
+    `model`, if given, is the base model it must have been calibrated on, and `digest` the
+    content it must have. Raises ArtifactError.
+    """
+    spec, seen_digest = read_spec(folder)
+    if digest is not None and seen_digest != digest:
+        raise ArtifactError(
+            f"{folder}: digest is {seen_digest[:16]}, expected {digest[:16]}; the artifact was "
+            "replaced, ask for the new one"
+        )
+    refuse_other_model(folder, spec, model)
+    tensors = _read_tensors(folder / VECTORS_FILE, spec)
+    artifact = Artifact(spec, tensors["context_vector"], tensors["coefficients"], seen_digest)
+    _refuse_touched_layers(folder, artifact)
+    return artifact
+
+
+def refuse_other_model(folder: Path, spec: TaskSpec, model: ModelIdentity | None) -> None:
+    """Raise ArtifactError unless the task was calibrated on `model` (None accepts any)."""
+    mismatch = model and spec.model.mismatch(model)
+    if mismatch:
+        raise ArtifactError(
+            f"{folder}: calibrated on another model ({mismatch}); serve that model or "
+            "calibrate the task on this one"
+        )
+
+
+def _schema_version(path: Path, raw: bytes) -> Any:
+    try:
+        return json.loads(raw).get("schema_version")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not a JSON object; the file is damaged") from error
+
+
+def _read_tensors(path: Path, spec: TaskSpec) -> dict[str, Tensor]:
+    shapes = {
+        "context_vector": (spec.num_layers, len(SITES), spec.hidden_size),
+        "coefficients": (spec.num_layers, len(SITES), 2),
+    }
+    size = 4 * sum(torch.Size(shape).numel() for shape in shapes.values())
+    try:
+        with path.open("rb") as file:
+            raw = file.read(size + (1 << 16))  # the safetensors header is far below 64 KiB
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot read: {error.strerror}") from error
+    if hashlib.sha256(raw).hexdigest() != spec.vectors_sha256:
+        raise ArtifactError(
+            f"{path}: content does not match the SHA-256 in {TASK_FILE}; the file is damaged or "
+            "from another task, copy the artifact again"
+        )
+    try:
+        tensors = load_safetensors(raw)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
+    if set(tensors) != set(shapes):
+        raise ArtifactError(f"{path}: holds {sorted(tensors)}, expected {sorted(shapes)}")
+    for name, shape in shapes.items():
+        tensor = tensors[name]
+        if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
+            raise ArtifactError(
+                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected "
+                f"torch.float32 {shape}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{path}: {name} has NaN or infinite values; calibrate again")
+    return tensors
+
+
+def _refuse_touched_layers(folder: Path, artifact: Artifact) -> None:
+    spec, coefficients = artifact.spec, artifact.coefficients
+    untouched = ~adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    identity = (coefficients[..., LAMBDA] == 0) & (coefficients[..., BETA] == 1)
+    if not identity[untouched].all():
+        raise ArtifactError(
+            f"{folder}: coefficients outside layers {spec.layers} and sites {spec.sites} are not "
+            "the identity (lambda 0, beta 1)"
+        )
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,51 @@
+"""Every error this project raises on purpose.
+
+    IFedICLError
+    ├── ArtifactError        an artifact folder that must not be served, with the reason
+    ├── PromptError          a template or label set the tokenizer cannot keep apart
+    ├── DataError            labelled examples that cannot be read or used
+    ├── ModelError           a checkpoint without the two injection sites
+    ├── TaskNotFoundError    a task name (or digest) nobody loaded
+    ├── InputError           a request whose text cannot be classified
+    │   └── TextTooLongError
+    └── TaskUnavailableError the engine could not load a task it was asked for
+
+A message says what was seen, what was expected or available, and what to do. HTTP statuses
+are chosen in `api`, never here.
+"""
+
+
+class IFedICLError(Exception):
+    """Base of all errors below; its message is safe to show to a caller."""
+
+
+class ArtifactError(IFedICLError):
+    """An artifact failed validation; the message names the folder and the reason."""
+
+
+class PromptError(IFedICLError):
+    """The template or the labels do not survive the tokenizer as the trie needs them."""
+
+
+class DataError(IFedICLError):
+    """Labelled data is missing, malformed, or does not fit the label set."""
+
+
+class ModelError(IFedICLError):
+    """The model has no decoder layers with an attention and an MLP output to adapt."""
+
+
+class TaskNotFoundError(IFedICLError):
+    """No task of that name is loaded."""
+
+
+class InputError(IFedICLError):
+    """A text that cannot be classified as sent."""
+
+
+class TextTooLongError(InputError):
+    """The rendered prompt does not fit the model's context."""
+
+
+class TaskUnavailableError(IFedICLError):
+    """A worker could not load the task's artifact; other tasks are unaffected."""

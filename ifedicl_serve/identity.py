@@ -1,0 +1,93 @@
+"""Which base model a task was calibrated on, as digests of its config and tokenizer.
+
+A context vector means nothing to another model, and label tokens nothing to another
+tokenizer. Files are resolved as transformers does: a local folder or a hub name.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from transformers.utils.hub import cached_file
+
+from ifedicl_serve.errors import ModelError
+
+# Keys of config.json that say how a checkpoint was saved, not what it computes.
+VOLATILE_KEYS = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "use_cache"}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+class ModelIdentity(BaseModel):
+    """A base model; `name` is for people, the rest is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    architecture: str
+    config_digest: str
+    tokenizer_digest: str
+
+    @classmethod
+    def of(cls, model: str) -> "ModelIdentity":
+        """Identity of a local checkpoint folder or hub model. Raises ModelError if incomplete."""
+        config = _read_json(model, "config.json")
+        architectures = config.get("architectures") or []
+        if not architectures:
+            raise ModelError(
+                f"{model}/config.json names no architecture; save it with transformers"
+            )
+        stable = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
+        return cls(
+            name=Path(model).name if Path(model).is_dir() else model,
+            architecture=architectures[0],
+            config_digest=_digest(stable),
+            tokenizer_digest=_tokenizer_digest(model),
+        )
+
+    def mismatch(self, other: "ModelIdentity") -> str | None:
+        """What differs from `other` in a way that matters, or None."""
+        for field in ("architecture", "config_digest", "tokenizer_digest"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine != theirs:
+                return (
+                    f"{field.replace('_', ' ')} {mine[:16]} of {self.name!r}, "
+                    f"not {theirs[:16]} of {other.name!r}"
+                )
+        return None
+
+
+def _tokenizer_digest(model: str) -> str:
+    for name in TOKENIZER_FILES:
+        path = _find(model, name)
+        if path is None:
+            continue
+        if path.suffix == ".json":
+            return _digest(json.loads(path.read_text(encoding="utf-8")))
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    raise ModelError(
+        f"{model} has none of {', '.join(TOKENIZER_FILES)}; save its tokenizer beside it"
+    )
+
+
+def _read_json(model: str, name: str) -> dict[str, Any]:
+    path = _find(model, name)
+    if path is None:
+        raise ModelError(
+            f"{model} has no {name}; expected a Hugging Face checkpoint folder or hub name"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _find(model: str, name: str) -> Path | None:
+    try:
+        found = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise ModelError(f"cannot read {name} of model {model!r}: {error}") from error
+    return Path(found) if found else None
+
+
+def _digest(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

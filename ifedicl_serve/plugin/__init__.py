@@ -1,0 +1,1 @@
+"""vLLM plugin: registers task-adapted model architectures. Free to import until called."""

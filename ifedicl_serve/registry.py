@@ -1,0 +1,99 @@
+"""The artifact folder as the server sees it: tasks that serve, and refusals with reasons.
+
+Every sub-folder is one artifact. A bad one never stops the others.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ifedicl_serve.artifact import TaskSpec, load_artifact, read_spec
+from ifedicl_serve.errors import ArtifactError, IFedICLError, TaskNotFoundError
+from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.labels import LabelTrie
+from ifedicl_serve.prompt import label_trie
+
+NAMES_IN_ERROR = 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task ready to serve: its spec, its content digest and its label trie."""
+
+    spec: TaskSpec
+    digest: str
+    trie: LabelTrie
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class TaskRegistry:
+    """All artifacts of a folder, validated for one base model and its tokenizer."""
+
+    def __init__(self, folder: Path, model: ModelIdentity, tokenizer: Any) -> None:
+        self.folder = folder
+        self.model = model
+        self.tasks: dict[str, Task] = {}
+        self.refused: dict[str, str] = {}
+        for path in artifact_folders(folder):
+            try:
+                self._add(path, tokenizer)
+            except IFedICLError as error:
+                self.refused[path.name] = str(error)
+
+    def _add(self, path: Path, tokenizer: Any) -> None:
+        artifact = load_artifact(path, self.model)
+        spec = artifact.spec
+        if spec.name in self.tasks:
+            raise ArtifactError(
+                f"{path}: task {spec.name!r} is already served from "
+                f"{self.tasks[spec.name].folder}; rename one of them in its task.json"
+            )
+        trie = label_trie(tokenizer, spec.prompt, spec.verbalizations)
+        self.tasks[spec.name] = Task(spec, artifact.digest, trie, path)
+
+    def get(self, name: str) -> Task:
+        """The task of that name. Raises TaskNotFoundError naming those loaded."""
+        try:
+            return self.tasks[name]
+        except KeyError:
+            raise TaskNotFoundError(self._not_found(name)) from None
+
+    def _not_found(self, name: str) -> str:
+        if not self.tasks:
+            available = "none"
+        else:
+            names = sorted(self.tasks)
+            available = ", ".join(repr(known) for known in names[:NAMES_IN_ERROR])
+            if len(names) > NAMES_IN_ERROR:
+                available += f" and {len(names) - NAMES_IN_ERROR} more"
+        refused = [reason for folder, reason in self.refused.items() if folder == name]
+        because = f"; its artifact was refused: {refused[0]}" if refused else ""
+        return (
+            f"task {name!r} is not loaded (loaded: {available}){because}; put its artifact "
+            "folder under the tasks directory and restart"
+        )
+
+
+def artifact_folders(folder: Path) -> Iterator[Path]:
+    """Sub-folders that may hold an artifact, in name order; hidden ones are being written."""
+    if not folder.is_dir():
+        raise ArtifactError(f"tasks directory {folder} does not exist; create it or fix the path")
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            yield path
+
+
+def find_by_digest(folder: Path, digest: str) -> Path:
+    """The artifact folder with that content. Raises ArtifactError if there is none."""
+    for path in artifact_folders(folder):
+        try:
+            if read_spec(path)[1] == digest:
+                return path
+        except ArtifactError:
+            continue
+    raise ArtifactError(f"no artifact with digest {digest[:16]} under {folder}; was it removed?")
