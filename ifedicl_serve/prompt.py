@@ -66,12 +66,12 @@ def label_trie(tokenizer: Any, prompt: PromptTemplate, verbalizations: list[str]
     """
     head = prompt.render(PROBE)
     terminated = [
-        _label_tokens(tokenizer, head, label, prompt.separator) for label in verbalizations
+        label_tokens(tokenizer, head, label, prompt.separator) for label in verbalizations
     ]
     return LabelTrie.build(verbalizations, terminated)
 
 
-def _label_tokens(tokenizer: Any, head: str, label: str, separator: str) -> tuple[int, ...]:
+def label_tokens(tokenizer: Any, head: str, label: str, separator: str) -> tuple[int, ...]:
     """Tokens of `label` after `head`, ended by the first token of the separator."""
     head_ids = token_ids(tokenizer, head)
     label_ids = token_ids(tokenizer, f"{head} {label}")

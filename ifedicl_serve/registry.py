@@ -4,6 +4,7 @@ Every sub-folder is one artifact. A bad one never stops the others.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,36 @@ def artifact_folders(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def find_by_digest(folder: Path, digest: str) -> Path:
-    """The artifact folder with that content. Raises ArtifactError if there is none."""
-    for path in artifact_folders(folder):
+class ArtifactIndex:
+    """Digest -> artifact folder, read again when the folder's entries have changed.
+
+    Writers rename whole artifacts into place, which changes the folder's modification time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._paths: dict[str, Path] = {}
+        self._read_at: int | None = None
+
+    def find(self, digest: str) -> Path:
+        """The artifact folder with that content. Raises ArtifactError if there is none."""
+        if digest not in self._paths:
+            self._refresh()
+        if digest not in self._paths:
+            raise ArtifactError(
+                f"no artifact with digest {digest[:16]} under {self.folder}; was it removed?"
+            )
+        return self._paths[digest]
+
+    def _refresh(self) -> None:
         try:
-            if read_spec(path)[1] == digest:
-                return path
-        except ArtifactError:
-            continue
-    raise ArtifactError(f"no artifact with digest {digest[:16]} under {folder}; was it removed?")
+            changed_at = self.folder.stat().st_mtime_ns
+        except OSError as error:
+            raise ArtifactError(f"tasks directory {self.folder}: {error.strerror}") from error
+        if changed_at == self._read_at:
+            return
+        self._read_at = changed_at
+        self._paths = {}
+        for path in artifact_folders(self.folder):
+            with suppress(ArtifactError):  # broken ones serve nobody; the registry says why
+                self._paths[read_spec(path)[1]] = path

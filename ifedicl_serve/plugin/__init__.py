@@ -1,1 +1,30 @@
-"""vLLM plugin: registers task-adapted model architectures. Free to import until called."""
+"""The vLLM plugin: task-adapted architectures beside vLLM's own, which stay as they are.
+
+`register` is the `vllm.general_plugins` entry point and runs in every vLLM process: front
+end, engine core, workers, model inspection. A checkpoint is served adapted only if its
+architecture is overridden with one of `ADAPTED_ARCHITECTURES`, so installing this package
+changes nothing for other uses of vLLM.
+"""
+
+# Checkpoint architecture -> ours. Any decoder whose layers have `self_attn` and `mlp` can join.
+ADAPTED_ARCHITECTURES = {
+    "LlamaForCausalLM": "IFedICLLlamaForCausalLM",
+    "Qwen2ForCausalLM": "IFedICLQwen2ForCausalLM",
+    "Qwen3ForCausalLM": "IFedICLQwen3ForCausalLM",
+}
+
+
+def register() -> None:
+    """Register the adapted architectures and patch the two places vLLM has no hook for.
+
+    Idempotent, as vLLM asks of plugins.
+    """
+    from vllm import ModelRegistry
+
+    from ifedicl_serve.plugin.cache_salt import salt_requests_by_task
+    from ifedicl_serve.plugin.runner_v1 import assign_slots_in_v1_runner
+
+    for architecture in ADAPTED_ARCHITECTURES.values():
+        ModelRegistry.register_model(architecture, f"ifedicl_serve.plugin.models:{architecture}")
+    salt_requests_by_task()
+    assign_slots_in_v1_runner()

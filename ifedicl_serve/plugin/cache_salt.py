@@ -1,0 +1,46 @@
+"""Prefix-cache isolation: KV computed under one task must never serve another.
+
+vLLM's supported key for this is a request's cache salt, hashed into its first block. It is
+set here, inside the engine core, from the artifact's digest, so that no route into the
+engine can leave it out.
+"""
+
+import hashlib
+from functools import wraps
+from typing import Any
+
+from ifedicl_serve.plugin.request import TaskRequest
+
+
+def task_salt(digest: str, client_salt: str | None) -> str:
+    """A salt for this task and, within it, for the client's own salt.
+
+    136 characters: vLLM refuses client salts above 128 (`validate_cache_salt`), so no client
+    can name a task's blocks.
+    """
+    return "ifedicl-" + hashlib.sha512(f"{digest}\0{client_salt or ''}".encode()).hexdigest()
+
+
+def salt_requests_by_task() -> None:
+    """Wrap `Request.from_engine_core_request` to salt the requests that name a task.
+
+    Upstream: it turns the front end's message into the scheduler's request and hashes its
+    blocks (vllm/v1/request.py), for every route into the engine.
+    Why: vLLM takes the salt from the caller, who could forget or forge it. A malformed task
+    request raises here, which the engine core answers as an error of that request.
+    Delete when vLLM lets a model contribute to a request's block hashes.
+    """
+    from vllm.v1.request import Request
+
+    original = Request.from_engine_core_request.__func__  # type: ignore[attr-defined]
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def from_engine_core_request(cls: type[Request], request: Any, block_hasher: Any) -> Request:
+        digest = TaskRequest.of(request.pooling_params).digest
+        if digest is not None:
+            request.cache_salt = task_salt(digest, request.cache_salt)
+        return original(cls, request, block_hasher)
+
+    Request.from_engine_core_request = classmethod(from_engine_core_request)  # type: ignore

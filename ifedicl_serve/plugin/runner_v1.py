@@ -1,0 +1,35 @@
+"""vLLM's V1 model runner (CPU, and GPU with VLLM_USE_V2_MODEL_RUNNER=0) has no per-batch hook."""
+
+from functools import wraps
+from typing import Any
+
+from ifedicl_serve.plugin.request import TaskRequest
+
+
+def assign_slots_in_v1_runner() -> None:
+    """Wrap `GPUModelRunner._prepare_inputs` to point each token at its request's slot.
+
+    Upstream: it lays out the batch (vllm/v1/worker/gpu_model_runner.py); when it returns,
+    `input_batch.req_ids` is in final row order and the forward pass has not begun.
+    Why: only there are row order and token counts known, and V1 offers no extension point.
+    Delete when the CPU runner is V2: there `runner_v2` uses the model's own hook.
+    """
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    original = GPUModelRunner._prepare_inputs
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def prepare_inputs(self: Any, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
+        prepared = original(self, scheduler_output, num_scheduled_tokens)
+        task_slots = getattr(self.get_model(), "task_slots", None)
+        if task_slots is not None:
+            digests = [
+                TaskRequest.of(self.requests[request_id].pooling_params).digest
+                for request_id in self.input_batch.req_ids
+            ]
+            task_slots.assign(digests, num_scheduled_tokens)
+        return prepared
+
+    GPUModelRunner._prepare_inputs = prepare_inputs

@@ -1,0 +1,103 @@
+"""A worker's slot tables: which artifact sits in which slot, and which slot each token uses.
+
+Content-addressed and loaded on demand: every rank and replica derives the same state from
+the same folder, so nothing is broadcast. Slot 0 is the identity. Knows tensors and folders,
+nothing of vLLM.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ifedicl_serve.artifact import load_artifact
+from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.injection import SITES, fold
+from ifedicl_serve.registry import ArtifactIndex
+
+logger = logging.getLogger(__name__)
+
+IDENTITY_SLOT = 0
+
+
+class SlotTables:
+    """`scale` [layers, 2, slots], `shift` [layers, 2, slots, hidden], `token_slots` [tokens].
+
+    The tensors keep their addresses for life, as captured graphs read them. `layers` is the
+    range of decoder layers this worker holds.
+    """
+
+    def __init__(
+        self,
+        tasks_dir: Path,
+        model: ModelIdentity,
+        layers: range,
+        hidden_size: int,
+        num_slots: int,
+        max_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.model, self.layers = model, layers
+        self.index = ArtifactIndex(tasks_dir)
+        shape = (len(layers), len(SITES), num_slots)
+        self.scale = torch.ones(shape, dtype=torch.float32, device=device)
+        self.shift = torch.zeros(*shape, hidden_size, dtype=dtype, device=device)
+        self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
+        self._slots: OrderedDict[str, int] = OrderedDict()  # digest -> slot, oldest use first
+        self._free = list(range(num_slots - 1, IDENTITY_SLOT, -1))
+        self._tokens_used = 0
+
+    def holds(self, digest: str) -> bool:
+        """Whether the artifact is resident, so that requests naming it were adapted by it."""
+        return digest in self._slots
+
+    def assign(self, digests: Sequence[str | None], counts: npt.NDArray[np.integer]) -> None:
+        """Point every token of a batch at its request's slot, loading artifacts as needed.
+
+        `digests` names one artifact (or None) per request and `counts` its tokens, in batch
+        order; at most as many distinct artifacts as there are slots. An artifact that cannot
+        be loaded is logged and leaves its tokens at the identity; `holds` tells the pooler.
+        """
+        wanted = dict.fromkeys(digest for digest in digests if digest is not None)
+        for digest in wanted:
+            if digest in self._slots:
+                self._slots.move_to_end(digest)  # now newer than anything this batch may evict
+        for digest in wanted:
+            if digest not in self._slots:
+                self._load(digest)
+        slots = [self._slots.get(digest, IDENTITY_SLOT) if digest else 0 for digest in digests]
+        self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
+
+    def _load(self, digest: str) -> None:
+        try:
+            artifact = load_artifact(self.index.find(digest), self.model, digest)
+        except ArtifactError as error:
+            logger.error("task %s is unavailable: %s", digest[:16], error)
+            return
+        slot = self._free.pop() if self._free else self._slots.popitem(last=False)[1]
+        injection = fold(artifact.context_vector, artifact.coefficients)
+        local = slice(self.layers.start, self.layers.stop)
+        self.scale[:, :, slot].copy_(injection.scale[local])
+        self.shift[:, :, slot].copy_(injection.shift[local])
+        self._slots[digest] = slot
+
+    def _point_tokens(self, token_slots: npt.NDArray[np.int64]) -> None:
+        """Copy to the device; the tail that the last batch used returns to the identity."""
+        used = max(len(token_slots), self._tokens_used)
+        padded = np.zeros(used, dtype=np.int64)
+        padded[: len(token_slots)] = token_slots
+        self.token_slots[:used].copy_(_staged(padded, self.token_slots.device), non_blocking=True)
+        self._tokens_used = len(token_slots)
+
+
+def _staged(values: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """A fresh host tensor, pinned for a GPU: the last copy may still be reading the old one."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
