@@ -44,7 +44,7 @@ class TaskRegistry:
             try:
                 self._add(path, tokenizer)
             except IFedICLError as error:
-                self.refused[path.name] = str(error)
+                self.refused[path.name] = str(error).replace(f"{folder}/", "")
 
     def _add(self, path: Path, tokenizer: Any) -> None:
         artifact = load_artifact(path, self.model)

@@ -32,7 +32,7 @@ def salt_requests_by_task() -> None:
     """
     from vllm.v1.request import Request
 
-    original = Request.from_engine_core_request.__func__  # type: ignore[attr-defined]
+    original = Request.from_engine_core_request.__func__
     if hasattr(original, "__wrapped__"):
         return
 
@@ -43,4 +43,4 @@ def salt_requests_by_task() -> None:
             request.cache_salt = task_salt(digest, request.cache_salt)
         return original(cls, request, block_hasher)
 
-    Request.from_engine_core_request = classmethod(from_engine_core_request)  # type: ignore
+    Request.from_engine_core_request = classmethod(from_engine_core_request)

@@ -106,11 +106,12 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
 def _adapt_sites(layers: Iterable[nn.Module], slots: SlotTables) -> None:
     """Turn the two sites of every layer on this pipeline rank into adapted ones."""
     for position, layer in enumerate(list(layers)[slots.layers.start : slots.layers.stop]):
-        for site, module in enumerate((layer.self_attn, layer.mlp)):
+        sites: tuple[Any, Any] = (layer.self_attn, layer.mlp)
+        for site, module in enumerate(sites):
             module.register_buffer("task_scale", slots.scale[position, site], persistent=False)
             module.register_buffer("task_shift", slots.shift[position, site], persistent=False)
             module.register_buffer("token_slots", slots.token_slots, persistent=False)
-            module.__class__ = _adapted_class(type(module))
+            module.__class__ = _adapted_class(type(module))  # type: ignore[arg-type]
 
 
 @cache

@@ -1,0 +1,48 @@
+"""The engine as the routes see it: label tokens of a prompt in, log-probabilities out."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl_serve.plugin.request import TaskRequest
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Log-probabilities among the tokens asked for (NaN: the task could not be loaded)."""
+
+    log_probs: npt.NDArray[np.float32]  # [tokens]
+    cached_tokens: int
+
+
+class LabelEngine(Protocol):
+    """Scores the next token of a prompt under a task."""
+
+    async def token_scores(
+        self, digest: str, prompt_ids: list[int], token_ids: tuple[int, ...]
+    ) -> TokenScores:
+        """Log-softmax among `token_ids` after `prompt_ids`, adapted by the artifact `digest`."""
+        ...
+
+
+class VllmEngine:
+    """LabelEngine on vLLM's engine client."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    async def token_scores(
+        self, digest: str, prompt_ids: list[int], token_ids: tuple[int, ...]
+    ) -> TokenScores:
+        from vllm import PoolingParams
+
+        params = PoolingParams(
+            task="classify", extra_kwargs=TaskRequest(digest, token_ids).extra_kwargs()
+        )
+        prompt = {"prompt_token_ids": prompt_ids}
+        async for output in self.client.encode(prompt, params, f"classify-{uuid4().hex}"):
+            result = output
+        return TokenScores(result.outputs.data.numpy(), result.num_cached_tokens or 0)

@@ -1,0 +1,42 @@
+"""Our routes on vLLM's own API server: a `vllm.endpoint_plugins` entry point."""
+
+import logging
+from argparse import Namespace
+from typing import Any
+
+from fastapi import FastAPI
+
+from api.classify import Classifier
+from api.engine import VllmEngine
+from api.prompts import PromptEncoder
+from api.routes import router
+from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.registry import TaskRegistry
+
+logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
+
+
+class ClassifyEndpoints:
+    """Adds `/v1/classify` and `/v1/tasks`, and loads the artifact folder at start-up."""
+
+    name = "ifedicl-api"
+    required_tasks = ("classify",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add the routes; vLLM lets them replace its own `/classify`."""
+        app.include_router(router)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
+        """Validate every artifact; bad ones are listed with their reason and stop nothing."""
+        model_config = engine_client.model_config
+        tokenizer = engine_client.renderer.get_tokenizer()
+        registry = TaskRegistry(
+            args.additional_config.tasks_dir, ModelIdentity.of(model_config.model), tokenizer
+        )
+        for reason in registry.refused.values():
+            logger.warning("Refused artifact: %s", reason)
+        logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
+        state.ifedicl_registry = registry
+        state.ifedicl_classifier = Classifier(
+            VllmEngine(engine_client), PromptEncoder(tokenizer, model_config.max_model_len)
+        )

@@ -1,0 +1,46 @@
+"""Text to prompt token ids that fit the model's context."""
+
+from typing import Any
+
+from ifedicl_serve.errors import TextTooLongError
+from ifedicl_serve.prompt import token_ids
+from ifedicl_serve.registry import Task
+
+
+class PromptEncoder:
+    """Renders and tokenises texts for a task, exactly as calibration did."""
+
+    def __init__(self, tokenizer: Any, max_model_len: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_model_len = max_model_len
+
+    def encode(self, task: Task, text: str, truncate: bool) -> list[int]:
+        """Prompt token ids, leaving room for the longest label path.
+
+        Raises TextTooLongError with both lengths, unless `truncate`, which cuts the text and
+        never the template.
+        """
+        limit = self.max_model_len - max(len(node.path) for node in task.trie.nodes)
+        prompt = task.spec.prompt
+        ids = token_ids(self.tokenizer, prompt.render(text))
+        while len(ids) > limit:
+            if not truncate:
+                raise TextTooLongError(
+                    f"the prompt for this text has {len(ids)} tokens, but task {task.name!r} on "
+                    f"this model takes at most {limit}; shorten the text or send "
+                    '"truncate": true'
+                )
+            text = self._shortened(text, len(ids) - limit, task)
+            ids = token_ids(self.tokenizer, prompt.render(text))
+        return ids
+
+    def _shortened(self, text: str, surplus: int, task: Task) -> str:
+        """The text without its last `surplus` tokens."""
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        kept = encoding["offset_mapping"][: -max(surplus, 1)]
+        if not kept:
+            raise TextTooLongError(
+                f"the template of task {task.name!r} alone fills the context of "
+                f"{self.max_model_len} tokens; serve with a larger --max-model-len"
+            )
+        return text[: kept[-1][1]]

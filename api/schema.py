@@ -1,0 +1,138 @@
+"""The HTTP contract: what `/v1/classify` and `/v1/tasks` take and return."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+
+MAX_BATCH = 2048  # as OpenAI's embeddings endpoint
+
+
+class ClassifyRequest(BaseModel):
+    """One text or a list of texts, to be classified by one task."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    task: Annotated[
+        str,
+        Field(
+            validation_alias=AliasChoices("model", "task"),
+            description="Name of a task listed by `GET /v1/tasks`; may be sent as `model`.",
+        ),
+    ]
+    input: str | list[str]
+    top_k: Annotated[
+        int | None, Field(ge=1, description="Return only the k best labels; all if absent.")
+    ] = None
+    truncate: Annotated[
+        bool, Field(description="Cut texts that do not fit the context instead of refusing them.")
+    ] = False
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _texts_not_empty(cls, value: Any) -> Any:
+        """One message for all that can be wrong, where a union would give one per branch."""
+        texts = value if isinstance(value, list) else [value]
+        if not 1 <= len(texts) <= MAX_BATCH:
+            raise ValueError(f"{len(texts)} texts, expected 1 to {MAX_BATCH}")
+        for index, text in enumerate(texts):
+            where = f"text {index}" if isinstance(value, list) else "the text"
+            if not isinstance(text, str):
+                kind = type(text).__name__
+                raise ValueError(f"{where} is a {kind}, expected a string or a list of strings")
+            if not text.strip():
+                raise ValueError(f"{where} is empty, expected something to classify")
+        return value
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+class LabelScore(BaseModel):
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+class Classification(BaseModel):
+    """The result for one input: the best label, and all (or top_k) scores, best first."""
+
+    object: Literal["classification"] = "classification"
+    index: int
+    label: str
+    score: float
+    scores: list[LabelScore]
+    prompt_tokens: int
+
+
+class PromptTokensDetails(BaseModel):
+    """How many prompt tokens were served from the prefix cache."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens of all inputs, as OpenAI counts them."""
+
+    prompt_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ClassifyResponse(BaseModel):
+    """One classification per input, in the order they were sent."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    model: str
+    task_digest: str
+    data: list[Classification]
+    usage: Usage
+
+
+class TaskCard(BaseModel):
+    """What is known about a served task."""
+
+    id: str
+    object: Literal["task"] = "task"
+    status: Literal["ready"] = "ready"
+    digest: str
+    labels: list[str]
+    template: str
+    base_model: str
+    layers: list[int]
+    sites: list[str]
+    metrics: dict[str, float]
+
+
+class RefusedTask(BaseModel):
+    """An artifact folder that does not serve, and why."""
+
+    id: str
+    object: Literal["task"] = "task"
+    status: Literal["refused"] = "refused"
+    reason: str
+
+
+class TaskList(BaseModel):
+    """Every artifact in the tasks directory."""
+
+    object: Literal["list"] = "list"
+    data: list[TaskCard | RefusedTask]
+
+
+class ErrorInfo(BaseModel):
+    """The error object of OpenAI and vLLM."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: int
+
+
+class ErrorResponse(BaseModel):
+    """The body of every error this service answers."""
+
+    error: ErrorInfo
