@@ -8,6 +8,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from api.schema import ErrorInfo, ErrorResponse
 from ifedicl_serve.errors import (
@@ -40,6 +41,8 @@ class TaskRoute(APIRoute):
                 return await handler(request)
             except RequestValidationError as error:
                 return _invalid_request(error)
+            except HTTPException as error:  # FastAPI's, for a body it cannot decode
+                return error_response(HTTPStatus(error.status_code), str(error.detail))
             except IFedICLError as error:
                 return error_response(_status_of(error), str(error))
 

@@ -37,10 +37,12 @@ class PromptEncoder:
     def _shortened(self, text: str, surplus: int, task: Task) -> str:
         """The text without its last `surplus` tokens."""
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        kept = encoding["offset_mapping"][: -max(surplus, 1)]
-        if not kept:
+        offsets = encoding["offset_mapping"]
+        # Cut before the first surplus token: several byte tokens may spell one character.
+        end = offsets[-surplus][0] if surplus < len(offsets) else 0
+        if end == 0:
             raise TextTooLongError(
                 f"the template of task {task.name!r} alone fills the context of "
                 f"{self.max_model_len} tokens; serve with a larger --max-model-len"
             )
-        return text[: kept[-1][1]]
+        return text[:end]

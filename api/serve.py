@@ -34,6 +34,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ifedicl serve",
+        allow_abbrev=False,  # `--task` is vLLM's to accept or refuse, not short for our `--tasks`
         description="Serve classification tasks over HTTP with vLLM.",
         epilog="Every flag of `vllm serve` is accepted as well, e.g. --port, --api-key, "
         "--max-model-len, --tensor-parallel-size.",

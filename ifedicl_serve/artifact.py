@@ -54,7 +54,7 @@ class Label(BaseModel):
 class CalibrationRecord(BaseModel):
     """How the task was made; kept in the artifact, so free of anything that varies by rerun."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     loss: Literal["restricted", "vocabulary"]
     rounds: int
@@ -221,7 +221,7 @@ def _read_tensors(path: Path, spec: TaskSpec) -> dict[str, Tensor]:
         )
     try:
         tensors = load_safetensors(raw)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch has not
         raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
     if set(tensors) != set(shapes):
         raise ArtifactError(f"{path}: holds {sorted(tensors)}, expected {sorted(shapes)}")

@@ -6,10 +6,13 @@ engine can leave it out.
 """
 
 import hashlib
+import logging
 from functools import wraps
 from typing import Any
 
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import MALFORMED, TaskRequest
+
+logger = logging.getLogger("vllm.ifedicl")
 
 
 def task_salt(digest: str, client_salt: str | None) -> str:
@@ -27,7 +30,8 @@ def salt_requests_by_task() -> None:
     Upstream: it turns the front end's message into the scheduler's request and hashes its
     blocks (vllm/v1/request.py), for every route into the engine.
     Why: vLLM takes the salt from the caller, who could forget or forge it. A malformed task
-    request raises here, which the engine core answers as an error of that request.
+    request becomes one for an artifact that does not exist, and fails as such: an exception
+    here would leave an in-process engine waiting for it for ever.
     Delete when vLLM lets a model contribute to a request's block hashes.
     """
     from vllm.v1.request import Request
@@ -38,7 +42,12 @@ def salt_requests_by_task() -> None:
 
     @wraps(original)
     def from_engine_core_request(cls: type[Request], request: Any, block_hasher: Any) -> Request:
-        digest = TaskRequest.of(request.pooling_params).digest
+        try:
+            digest = TaskRequest.of(request.pooling_params).digest
+        except ValueError as error:
+            logger.error("request %s: %s", request.request_id, error)
+            digest = MALFORMED
+            request.pooling_params.extra_kwargs = TaskRequest(MALFORMED).extra_kwargs()
         if digest is not None:
             request.cache_salt = task_salt(digest, request.cache_salt)
         return original(cls, request, block_hasher)

@@ -28,6 +28,15 @@ from ifedicl_serve.plugin.label_pooler import LabelPooler
 from ifedicl_serve.plugin.slots import SlotTables
 
 
+@torch.library.custom_op("ifedicl::materialize", mutates_args=("h",))
+def materialize(h: Tensor) -> None:
+    """Do nothing, where the compiler must assume something: `h` is written out first.
+
+    Otherwise inductor fuses the injection into the next RMSNorm, whose sum then runs in
+    another order: an unadapted token would differ from vLLM's own in its last bit.
+    """
+
+
 class TaskAdapted:
     """Mixin for a decoder-only `...ForCausalLM`: per-token injection and label scoring."""
 
@@ -53,7 +62,8 @@ class TaskAdapted:
         """Logits [requests, tokens] in float32 of these tokens alone.
 
         `hidden` [requests, hidden] after the final norm, `token_ids` [tokens]. Under tensor
-        parallelism each rank scores the rows it owns and the ranks' logits are summed.
+        parallelism each rank scores the rows it owns and the ranks' logits are summed. A token
+        outside the vocabulary gets NaN.
         """
         lm_head: Any = self.lm_head  # type: ignore[attr-defined]
         if not isinstance(lm_head.quant_method, UnquantizedEmbeddingMethod):
@@ -66,7 +76,8 @@ class TaskAdapted:
         owned = (token_ids >= start) & (token_ids < end)
         rows = lm_head.weight[torch.where(owned, token_ids - start, 0)]
         logits = hidden.float() @ rows.float().T * self.logits_processor.scale  # type: ignore[attr-defined]
-        return tensor_model_parallel_all_reduce(logits * owned)
+        logits = tensor_model_parallel_all_reduce(logits * owned)
+        return logits.masked_fill(token_ids >= lm_head.org_vocab_size, torch.nan)
 
     @classmethod
     def get_model_state_cls(cls) -> type[Any]:
@@ -122,7 +133,9 @@ def _adapted_class(base: type[nn.Module]) -> type[nn.Module]:
         def forward(self, *args: Any, **kwargs: Any) -> Tensor:
             h = super().forward(*args, **kwargs)
             slots = self.token_slots[: h.shape[0]]
-            return inject(h, self.task_scale[slots].unsqueeze(-1), self.task_shift[slots])
+            h = inject(h, self.task_scale[slots].unsqueeze(-1), self.task_shift[slots])
+            torch.ops.ifedicl.materialize(h)
+            return h
 
     Adapted.__name__ = Adapted.__qualname__ = f"TaskAdapted{base.__name__}"
     return Adapted

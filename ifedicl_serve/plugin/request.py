@@ -1,13 +1,14 @@
 """What a request carries through vLLM: `PoolingParams.extra_kwargs["ifedicl"]`.
 
-The engine trusts nothing in it: a malformed value makes `TaskRequest.of` raise ValueError,
-which the engine core turns into an error of that request alone.
+The engine trusts nothing in it: `cache_salt` replaces a malformed value by `MALFORMED` where a
+request enters the engine core, so that it fails alone.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 KEY = "ifedicl"
+MALFORMED = "malformed"  # a digest no artifact has: its requests are answered with NaN
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class TaskRequest:
         digest, ids = value.get("digest"), value.get("label_token_ids") or []
         if digest is not None and not isinstance(digest, str):
             raise ValueError(f"digest must be a string or null, got {type(digest).__name__}")
-        if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
+        if not isinstance(ids, list) or not all(
+            type(token) is int and 0 <= token < 1 << 31 for token in ids
+        ):
             raise ValueError("label_token_ids must be a list of token ids")
         return cls(digest, tuple(ids))

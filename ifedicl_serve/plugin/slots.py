@@ -21,7 +21,7 @@ from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import SITES, fold
 from ifedicl_serve.registry import ArtifactIndex
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vllm.ifedicl")
 
 IDENTITY_SLOT = 0
 

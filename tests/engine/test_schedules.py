@@ -1,0 +1,56 @@
+"""What vLLM's scheduler may do to a request, with the task kept: evict, chunk, preempt."""
+
+import numpy as np
+
+from tests.engine.conftest import NUM_TASKS, engine, random_prompts, request, scores
+
+CHOICES = (300, 301, 302, 303, 304)
+# float32 matrix products round differently in a batch of another size; nothing else may differ.
+TOLERANCE = 1e-5
+
+
+def test_more_tasks_than_slots_are_loaded_and_evicted_as_needed(models, tasks):
+    folder, digests = tasks
+    prompt = random_prompts(1)[0]
+    with engine(models["llama"], folder, max_num_seqs=4) as llm:
+        requests = [request(prompt, digest, CHOICES) for digest in digests]
+        first = scores(llm, requests)
+        second = scores(llm, list(reversed(requests)))[::-1]
+    np.testing.assert_allclose(first, second, atol=TOLERANCE)
+
+
+def test_chunked_prefill_equals_unchunked(models, tasks):
+    folder, digests = tasks
+    prompts = random_prompts(8, low=300, high=900)
+    requests = [request(prompt, digests[i], CHOICES) for i, prompt in enumerate(prompts)]
+    with engine(models["llama"], folder, max_num_batched_tokens=8192) as llm:
+        whole = scores(llm, requests)
+    with engine(models["llama"], folder, max_num_batched_tokens=128) as llm:
+        chunked = scores(llm, requests)
+    np.testing.assert_allclose(chunked, whole, atol=TOLERANCE)
+
+
+def test_preemption_and_recompute_keep_the_task(models, tasks):
+    """33 prompts of 300 to 900 tokens in a cache of 64 blocks of 32: the scheduler preempts."""
+    folder, digests = tasks
+    prompts = random_prompts(NUM_TASKS, low=300, high=900)
+    requests = [
+        request(prompt, digest, CHOICES) for prompt, digest in zip(prompts, digests, strict=True)
+    ]
+    options = dict(
+        max_num_batched_tokens=256,
+        enable_prefix_caching=False,
+        scheduler_reserve_full_isl=False,  # else prefills wait until they fit whole
+        long_prefill_token_threshold=32,  # so that eight prefills advance side by side
+    )
+    with engine(models["llama"], folder, **options) as llm:
+        roomy = scores(llm, requests)
+    with engine(
+        models["llama"], folder, num_gpu_blocks_override=64, disable_log_stats=False, **options
+    ) as llm:
+        tight = scores(llm, requests)
+        preemptions = sum(
+            metric.value for metric in llm.get_metrics() if metric.name == "vllm:num_preemptions"
+        )
+    assert preemptions > 0
+    np.testing.assert_allclose(tight, roomy, atol=TOLERANCE)
