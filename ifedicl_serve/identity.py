@@ -40,7 +40,7 @@ class ModelIdentity(BaseModel):
             )
         stable = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
         return cls(
-            name=Path(model).name if Path(model).is_dir() else model,
+            name=Path(model).resolve().name if Path(model).is_dir() else model,
             architecture=architectures[0],
             config_digest=_digest(stable),
             tokenizer_digest=_tokenizer_digest(model),
@@ -64,7 +64,7 @@ def _tokenizer_digest(model: str) -> str:
         if path is None:
             continue
         if path.suffix == ".json":
-            return _digest(json.loads(path.read_text(encoding="utf-8")))
+            return _digest(_json_object(path))
         return hashlib.sha256(path.read_bytes()).hexdigest()
     raise ModelError(
         f"{model} has none of {', '.join(TOKENIZER_FILES)}; save its tokenizer beside it"
@@ -77,7 +77,17 @@ def _read_json(model: str, name: str) -> dict[str, Any]:
         raise ModelError(
             f"{model} has no {name}; expected a Hugging Face checkpoint folder or hub name"
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _json_object(path)
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object; the file is damaged, download it again")
+    return value
 
 
 def _find(model: str, name: str) -> Path | None:

@@ -41,7 +41,8 @@ class LabelTrie:
     def build(cls, labels: Sequence[str], tokens: Sequence[Tokens]) -> "LabelTrie":
         """Arrange labels by their tokens, each ended by a terminator token.
 
-        Raises PromptError for fewer than two labels or two labels with the same tokens.
+        Raises PromptError for fewer than two labels, two labels with the same tokens, or a
+        label that continues past the terminator of another.
         """
         if len(labels) < 2:
             raise PromptError(f"a task needs at least two labels, got {list(labels)}")
@@ -78,3 +79,11 @@ def _refuse_collisions(labels: Sequence[str], tokens: Sequence[Tokens]) -> None:
                 "give one of them another verbalization"
             )
         seen[sequence] = label
+    for label, sequence in zip(labels, tokens, strict=True):
+        for length in range(1, len(sequence)):
+            if sequence[:length] in seen:
+                raise PromptError(
+                    f"label {label!r} continues past the end of {seen[sequence[:length]]!r} with "
+                    "the separator's first token; give one of them another verbalization, or the "
+                    "task another separator"
+                )

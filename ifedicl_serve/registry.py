@@ -4,18 +4,19 @@ Every sub-folder is one artifact. A bad one never stops the others.
 """
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifedicl_serve.artifact import TaskSpec, load_artifact, read_spec
+from ifedicl_serve.artifact import TASK_FILE, TaskSpec, load_artifact, read_spec
 from ifedicl_serve.errors import ArtifactError, IFedICLError, TaskNotFoundError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.labels import LabelTrie
 from ifedicl_serve.prompt import label_trie
 
 NAMES_IN_ERROR = 20
+
+Stamp = tuple[int, int] | None  # of a file: when it was written, and which it is
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,20 @@ def artifact_folders(folder: Path) -> Iterator[Path]:
 
 
 class ArtifactIndex:
-    """Digest -> artifact folder, read again when the folder's entries have changed.
+    """Digest -> artifact folder. A task.json is read again when its file has changed.
 
-    Writers rename whole artifacts into place, which changes the folder's modification time.
+    One that is known and unchanged costs one look at its file; all are looked at otherwise.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._known: dict[Path, tuple[Stamp, str | None]] = {}  # None: broken, serves nobody
         self._paths: dict[str, Path] = {}
-        self._read_at: int | None = None
 
     def find(self, digest: str) -> Path:
         """The artifact folder with that content. Raises ArtifactError if there is none."""
-        if digest not in self._paths:
+        path = self._paths.get(digest)
+        if path is None or self._known[path][0] != _stamp(path / TASK_FILE):
             self._refresh()
         if digest not in self._paths:
             raise ArtifactError(
@@ -112,13 +114,28 @@ class ArtifactIndex:
 
     def _refresh(self) -> None:
         try:
-            changed_at = self.folder.stat().st_mtime_ns
+            stamps = {path: _stamp(path / TASK_FILE) for path in artifact_folders(self.folder)}
         except OSError as error:
             raise ArtifactError(f"tasks directory {self.folder}: {error.strerror}") from error
-        if changed_at == self._read_at:
-            return
-        self._read_at = changed_at
-        self._paths = {}
-        for path in artifact_folders(self.folder):
-            with suppress(ArtifactError):  # broken ones serve nobody; the registry says why
-                self._paths[read_spec(path)[1]] = path
+        known = self._known
+        self._known = {
+            path: known[path] if path in known and known[path][0] == stamp else (stamp, _held(path))
+            for path, stamp in stamps.items()
+        }
+        self._paths = {digest: path for path, (_, digest) in self._known.items() if digest}
+
+
+def _stamp(path: Path) -> Stamp:
+    """Changes when the file is written, replaced or removed."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+def _held(path: Path) -> str | None:
+    try:
+        return read_spec(path)[1]
+    except ArtifactError:  # the registry says why
+        return None

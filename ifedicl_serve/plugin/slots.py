@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl_serve.artifact import load_artifact
+from ifedicl_serve.artifact import Artifact, load_artifact
 from ifedicl_serve.errors import ArtifactError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import SITES, fold
@@ -78,6 +78,7 @@ class SlotTables:
     def _load(self, digest: str) -> None:
         try:
             artifact = load_artifact(self.index.find(digest), self.model, digest)
+            self._refuse_other_shape(artifact)
         except ArtifactError as error:
             logger.error("task %s is unavailable: %s", digest[:16], error)
             return
@@ -87,6 +88,15 @@ class SlotTables:
         self.scale[:, :, slot].copy_(injection.scale[local])
         self.shift[:, :, slot].copy_(injection.shift[local])
         self._slots[digest] = slot
+
+    def _refuse_other_shape(self, artifact: Artifact) -> None:
+        """An artifact's shape is its own claim; one that does not fit would end the engine."""
+        layers, _, hidden = artifact.context_vector.shape
+        if layers < self.layers.stop or hidden != self.shift.shape[-1]:
+            raise ArtifactError(
+                f"its vectors are for {layers} layers of width {hidden}, the served model has at "
+                f"least {self.layers.stop} of width {self.shift.shape[-1]}; calibrate it again"
+            )
 
     def _point_tokens(self, token_slots: npt.NDArray[np.int64]) -> None:
         """Copy to the device; the tail that the last batch used returns to the identity."""

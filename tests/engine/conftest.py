@@ -23,18 +23,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from ifedicl_serve.artifact import Artifact, CalibrationRecord, Label, TaskSpec, save_artifact
-from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import SITES, adapted_mask
+from bench.random_tasks import random_task
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
-from ifedicl_serve.prompt import PromptTemplate
 
 TINY_QWEN2 = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
-PROMPT = PromptTemplate(template="Text: {text}\nTopic:")
 NUM_TASKS = 33
-LABELS = ("card", "cash", "transfer", "exchange")
 
 
 @pytest.fixture(scope="session")
@@ -68,38 +63,6 @@ def tasks(models, tmp_path_factory):
         for seed in range(NUM_TASKS)
     ]
     return folder, digests
-
-
-def random_task(
-    model: Path, folder: Path, seed: int, layers=None, labels=LABELS, identity=False
-) -> Artifact:
-    """Write a task with random vectors and coefficients strong enough to change predictions."""
-    spec = _spec(model, folder.name, layers, labels)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (spec.num_layers, len(SITES))
-    vector = torch.randn(*shape, spec.hidden_size, generator=generator)
-    coefficients = torch.stack([torch.zeros(shape), torch.ones(shape)], dim=-1)
-    if not identity:
-        drawn = torch.rand(*shape, 2, generator=generator) * 0.5 + torch.tensor([0.1, 0.75])
-        mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
-        coefficients[mask] = drawn[mask]
-    return save_artifact(spec, vector, coefficients, folder)
-
-
-def _spec(model: Path, name: str, layers, labels) -> TaskSpec:
-    config = AutoConfig.from_pretrained(model)
-    count = config.num_hidden_layers
-    return TaskSpec(
-        name=name,
-        prompt=PROMPT,
-        labels=tuple(Label(name=label, verbalization=label) for label in labels),
-        layers=tuple(range(count)) if layers is None else layers,
-        sites=SITES,
-        num_layers=count,
-        hidden_size=config.hidden_size,
-        model=ModelIdentity.of(str(model)),
-        calibration=CalibrationRecord(loss="restricted", rounds=1, seed=0, client_sizes=(1,)),
-    )
 
 
 @contextmanager

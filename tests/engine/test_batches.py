@@ -5,12 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
+from bench.random_tasks import random_task
 from ifedicl_serve.artifact import save_artifact
 from tests.engine.conftest import (
     NUM_TASKS,
     engine,
     random_prompts,
-    random_task,
     request,
     run,
     scores,

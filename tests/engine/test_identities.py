@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tests.engine.conftest import engine, random_prompts, random_task, request, run
+from bench.random_tasks import random_task
+from tests.engine.conftest import engine, random_prompts, request, run
 
 PROMPTS = random_prompts(24)
 

@@ -1,0 +1,80 @@
+"""A server of three tasks on a free port; the routes and state are those of `api.plugin`."""
+
+import socket
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from transformers import AutoTokenizer
+
+from api.classify import Classifier
+from api.prompts import PromptEncoder
+from api.routes import router
+from ifedicl_serve.artifact import VECTORS_FILE
+from ifedicl_serve.prompt import PromptTemplate
+from ifedicl_serve.registry import TaskRegistry
+from tests.api.fake_engine import FakeEngine
+from tests.contract.factory import MODEL, make_artifact
+
+TINY_QWEN2 = Path(__file__).resolve().parents[2] / "examples" / "tiny_qwen2"
+MAX_MODEL_LEN = 48
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY_QWEN2)
+
+
+@pytest.fixture(scope="session")
+def registry(tokenizer, tmp_path_factory):
+    """Tasks `sst2` (one trie node), `topics` (three), `fatal`, and two refused artifacts."""
+    folder = tmp_path_factory.mktemp("tasks")
+    make_artifact(folder / "sst2")
+    make_artifact(
+        folder / "topics",
+        name="topics",
+        labels=("world news", "business", "world sports", "world", "business of the world"),
+        prompt=PromptTemplate(template="Text: {text}\nTopic:"),
+    )
+    make_artifact(folder / "fatal", name="fatal", seed=1)
+    make_artifact(folder / "damaged", name="damaged")
+    (folder / "damaged" / VECTORS_FILE).write_bytes(b"")
+    make_artifact(
+        folder / "stranger",
+        name="stranger",
+        model=MODEL.model_copy(update={"name": "elsewhere", "config_digest": "0"}),
+    )
+    return TaskRegistry(folder, MODEL, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture(scope="module")
+def app(registry, tokenizer, engine):
+    app = FastAPI()
+    app.include_router(router)
+    app.state.ifedicl_registry = registry
+    app.state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))
+    return app
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    """Talks to uvicorn over a socket that listens before the server runs, so nobody waits."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        port = listener.getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,137 @@
+"""`ifedicl serve` up to the point where vLLM starts."""
+
+import os
+
+import pytest
+
+from api import serve
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
+from ifedicl_serve.plugin.config import TaskConfig
+from tests.api.conftest import TINY_QWEN2
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What vLLM would have been started with; it never is."""
+    calls = []
+    monkeypatch.setattr(serve, "_run_vllm", lambda *arguments: calls.append(arguments))
+    monkeypatch.setenv("VLLM_PLUGINS", "")
+    return calls
+
+
+def checkpoint(folder, architecture):
+    folder.mkdir()
+    (folder / "config.json").write_text(f'{{"architectures": ["{architecture}"]}}')
+    (folder / "tokenizer.json").write_text("{}")
+    return str(folder)
+
+
+def run(*argv):
+    return serve.main(list(map(str, argv)))
+
+
+def test_vllm_is_started_with_the_adapted_architecture_and_the_tasks(tmp_path, started):
+    assert run("--model", TINY_QWEN2, "--tasks", tmp_path) == 0
+    assert started == [
+        (["serve", str(TINY_QWEN2)], "IFedICLQwen2ForCausalLM", TaskConfig(tmp_path, None))
+    ]
+
+
+def test_flags_of_vllm_are_passed_on_in_order(tmp_path, started):
+    run("--port", "0", "--model", TINY_QWEN2, "--max-model-len=64", "--tasks", tmp_path, "--seed=1")
+    assert started[0][0] == [
+        "serve",
+        str(TINY_QWEN2),
+        "--port",
+        "0",
+        "--max-model-len=64",
+        "--seed=1",
+    ]
+
+
+def test_a_flag_is_never_taken_for_the_start_of_ours(tmp_path, started):
+    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--task", "classify")
+    assert started[0][0] == ["serve", str(TINY_QWEN2), "--task", "classify"]
+    assert started[0][2].tasks_dir == tmp_path
+
+
+def test_the_tasks_folder_is_made_absolute(tmp_path, started, monkeypatch):
+    (tmp_path / "tasks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run("--model", TINY_QWEN2, "--tasks", "tasks")
+    assert started[0][2].tasks_dir == tmp_path / "tasks"
+
+
+def test_resident_tasks_are_counted_beside_the_identity(tmp_path, started):
+    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--max-resident-tasks", 100)
+    assert started[0][2].slots == 101
+
+
+@pytest.mark.parametrize("architecture", ADAPTED_ARCHITECTURES)
+def test_every_adapted_architecture_is_accepted(tmp_path, started, architecture):
+    assert run("--model", checkpoint(tmp_path / "base", architecture), "--tasks", tmp_path) == 0
+    assert started[0][1] == ADAPTED_ARCHITECTURES[architecture]
+
+
+# -- errors before vLLM starts
+
+
+def test_a_missing_tasks_folder_ends_with_status_1(tmp_path, started, capsys):
+    assert run("--model", TINY_QWEN2, "--tasks", tmp_path / "none") == 1
+    assert capsys.readouterr().err == (
+        f"ifedicl serve: --tasks {tmp_path / 'none'} is not a directory; calibrate a task into it "
+        "first\n"
+    )
+    assert started == []
+
+
+def test_an_unsupported_architecture_ends_with_status_1(tmp_path, started, capsys):
+    model = checkpoint(tmp_path / "gpt2", "GPT2LMHeadModel")
+    assert run("--model", model, "--tasks", tmp_path) == 1
+    assert capsys.readouterr().err == (
+        f"ifedicl serve: {model} is a GPT2LMHeadModel, tasks are served on LlamaForCausalLM, "
+        "Qwen2ForCausalLM, Qwen3ForCausalLM; choose a checkpoint of one of these\n"
+    )
+    assert started == []
+
+
+def test_a_folder_that_is_no_checkpoint_ends_with_status_1(tmp_path, started, capsys):
+    assert run("--model", tmp_path, "--tasks", tmp_path) == 1
+    assert capsys.readouterr().err.startswith(f"ifedicl serve: {tmp_path} has no config.json; ")
+    assert started == []
+
+
+@pytest.mark.parametrize("argv", [[], ["--model", "m"], ["--tasks", "t"]])
+def test_missing_options_end_with_usage(argv, started, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*argv)
+    assert caught.value.code == 2
+    assert "the following arguments are required" in capsys.readouterr().err
+    assert started == []
+
+
+# -- VLLM_PLUGINS
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "ifedicl,ifedicl-api"),
+        ("", "ifedicl,ifedicl-api"),
+        ("metal", "metal,ifedicl,ifedicl-api"),
+        ("ifedicl-api,metal", "ifedicl-api,metal,ifedicl"),
+        ("ifedicl,ifedicl-api", "ifedicl,ifedicl-api"),
+    ],
+)
+def test_our_plugins_join_those_already_named(tmp_path, started, monkeypatch, before, after):
+    if before is None:
+        monkeypatch.delenv("VLLM_PLUGINS")
+    else:
+        monkeypatch.setenv("VLLM_PLUGINS", before)
+    run("--model", TINY_QWEN2, "--tasks", tmp_path)
+    assert os.environ["VLLM_PLUGINS"] == after
+
+
+def test_plugins_are_left_alone_if_nothing_starts(tmp_path, started):
+    run("--model", TINY_QWEN2, "--tasks", tmp_path / "none")
+    assert os.environ["VLLM_PLUGINS"] == ""

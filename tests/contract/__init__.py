@@ -1,0 +1,1 @@
+"""The task contract: what calibration writes and serving reads. No engine, no HTTP."""

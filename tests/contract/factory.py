@@ -1,0 +1,76 @@
+"""Artifacts for a base model that does not exist, and ways to damage them."""
+
+import hashlib
+import json
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+
+from ifedicl_serve.artifact import (
+    TASK_FILE,
+    VECTORS_FILE,
+    CalibrationRecord,
+    Label,
+    TaskSpec,
+    save_artifact,
+)
+from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.injection import SITES, adapted_mask, initial_coefficients
+from ifedicl_serve.prompt import PromptTemplate
+
+MODEL = ModelIdentity(
+    name="base", architecture="LlamaForCausalLM", config_digest="c" * 64, tokenizer_digest="d" * 64
+)
+LAYERS, HIDDEN = 4, 8
+
+
+def make_spec(name="sst2", labels=("negative", "positive"), **changes):
+    """A task on MODEL that adapts the last two layers, verbalising each label by its name."""
+    fields = {
+        "name": name,
+        "prompt": PromptTemplate(template="Review: {text}\nSentiment:"),
+        "labels": tuple(Label(name=label, verbalization=label) for label in labels),
+        "layers": (2, 3),
+        "sites": SITES,
+        "num_layers": LAYERS,
+        "hidden_size": HIDDEN,
+        "model": MODEL,
+        "calibration": CalibrationRecord(
+            loss="restricted", rounds=5, seed=0, client_sizes=(8, 8), metrics={"accuracy": 0.75}
+        ),
+    }
+    return TaskSpec(**(fields | changes))
+
+
+def make_vectors(spec, seed=0):
+    """A context vector and coefficients that are random where the task adapts."""
+    generator = torch.Generator().manual_seed(seed)
+    vector = torch.randn(spec.num_layers, len(SITES), spec.hidden_size, generator=generator)
+    coefficients = initial_coefficients(spec.num_layers, spec.layers, spec.sites)
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    coefficients[mask] += torch.randn(coefficients[mask].shape, generator=generator) / 10
+    return vector, coefficients
+
+
+def make_artifact(folder, seed=0, **changes):
+    """Write a task to `folder`; `changes` are those of make_spec."""
+    spec = make_spec(**changes)
+    return save_artifact(spec, *make_vectors(spec, seed), folder)
+
+
+def edit_task(folder, **changes):
+    """Overwrite fields of a written task.json, past all checks."""
+    path = folder / TASK_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def replace_vectors(folder, raw):
+    """Overwrite vectors.safetensors and make task.json vouch for it."""
+    (folder / VECTORS_FILE).write_bytes(raw)
+    edit_task(folder, vectors_sha256=hashlib.sha256(raw).hexdigest())
+
+
+def edit_vectors(folder, **tensors):
+    """Overwrite or add tensors of a written artifact, and make task.json vouch for them."""
+    replace_vectors(folder, to_safetensors(load_file(folder / VECTORS_FILE) | tensors))

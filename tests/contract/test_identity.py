@@ -1,0 +1,121 @@
+"""Which base model a task belongs to: what counts, what does not, what is missing."""
+
+import json
+
+import pytest
+
+from ifedicl_serve.errors import ModelError
+from ifedicl_serve.identity import VOLATILE_KEYS, ModelIdentity
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "rope_theta": 1e4}
+TOKENIZER = {"version": "1.0", "model": {"vocab": {"a": 0, "b": 1}}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Writes a checkpoint without weights and returns its identity."""
+
+    def write(config=None, tokenizer=None, folder="base"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        config = CONFIG | (config or {})
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
+        (tmp_path / folder / "tokenizer.json").write_text(json.dumps(tokenizer or TOKENIZER))
+        return ModelIdentity.of(str(tmp_path / folder))
+
+    return write
+
+
+def test_a_checkpoint_is_named_by_its_folder(checkpoint):
+    identity = checkpoint(folder="base-7b")
+    assert (identity.name, identity.architecture) == ("base-7b", "LlamaForCausalLM")
+
+
+def test_the_folder_one_stands_in_has_a_name_too(checkpoint, tmp_path, monkeypatch):
+    checkpoint()
+    monkeypatch.chdir(tmp_path / "base")
+    assert ModelIdentity.of(".").name == "base"
+
+
+@pytest.mark.parametrize("key", sorted(VOLATILE_KEYS))
+def test_how_a_checkpoint_was_saved_does_not_matter(checkpoint, key):
+    assert checkpoint({key: "anything"}) == checkpoint()
+
+
+def test_the_order_of_keys_does_not_matter(checkpoint, tmp_path):
+    before = checkpoint()
+    for name, value in (("config.json", CONFIG), ("tokenizer.json", TOKENIZER)):
+        backwards = dict(reversed(value.items()))
+        (tmp_path / "base" / name).write_text(json.dumps(backwards, indent=4))
+    assert ModelIdentity.of(str(tmp_path / "base")) == before
+
+
+def test_the_folder_name_does_not_matter(checkpoint):
+    assert checkpoint().mismatch(checkpoint(folder="copy")) is None
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 65}, {"rope_theta": 1e6}, {"new_key": None}])
+def test_what_the_config_computes_matters(checkpoint, change):
+    mine, theirs = checkpoint(), checkpoint(change, folder="other")
+    assert mine.mismatch(theirs) == (
+        f"config digest {mine.config_digest[:16]} of 'base', not {theirs.config_digest[:16]} of "
+        "'other'"
+    )
+
+
+def test_the_tokenizer_matters(checkpoint):
+    mine = checkpoint()
+    theirs = checkpoint(tokenizer={"model": {"vocab": {"a": 1, "b": 0}}}, folder="other")
+    assert mine.config_digest == theirs.config_digest
+    assert mine.mismatch(theirs).startswith("tokenizer digest ")
+
+
+def test_the_architecture_matters(checkpoint):
+    theirs = checkpoint({"architectures": ["Qwen2ForCausalLM"]}, folder="other")
+    assert checkpoint().mismatch(theirs) == (
+        "architecture LlamaForCausalLM of 'base', not Qwen2ForCausalLM of 'other'"
+    )
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
+def test_tokenizers_of_other_formats_are_read(checkpoint, tmp_path, name):
+    checkpoint()
+    (tmp_path / "base" / "tokenizer.json").rename(tmp_path / "base" / name)
+    before = ModelIdentity.of(str(tmp_path / "base"))
+    (tmp_path / "base" / name).write_text('{"c": 2}')
+    assert ModelIdentity.of(str(tmp_path / "base")).tokenizer_digest != before.tokenizer_digest
+
+
+def test_a_checkpoint_without_config_is_refused(tmp_path):
+    with pytest.raises(ModelError) as caught:
+        ModelIdentity.of(str(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path} has no config.json; expected a Hugging Face checkpoint folder or hub name"
+    )
+
+
+def test_a_checkpoint_without_tokenizer_is_refused(checkpoint, tmp_path):
+    checkpoint()
+    (tmp_path / "base" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError) as caught:
+        ModelIdentity.of(str(tmp_path / "base"))
+    assert str(caught.value) == (
+        f"{tmp_path / 'base'} has none of tokenizer.json, tokenizer.model, vocab.json; save its "
+        "tokenizer beside it"
+    )
+
+
+@pytest.mark.parametrize("value", [[], None])
+def test_a_config_that_names_no_architecture_is_refused(checkpoint, value):
+    with pytest.raises(ModelError, match="names no architecture; save it with transformers"):
+        checkpoint({"architectures": value})
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [("config.json", "{"), ("config.json", "[]"), ("tokenizer.json", "")],
+)
+def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path, name, raw):
+    checkpoint()
+    (tmp_path / "base" / name).write_text(raw)
+    with pytest.raises(ModelError, match=f"{name} is not a JSON object"):
+        ModelIdentity.of(str(tmp_path / "base"))

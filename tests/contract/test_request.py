@@ -1,0 +1,135 @@
+"""What a request carries through vLLM, the salt made from it, and the engine's configuration."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ifedicl_serve.plugin.cache_salt import task_salt
+from ifedicl_serve.plugin.config import TaskConfig
+from ifedicl_serve.plugin.request import KEY, TaskRequest
+
+
+def params(value):
+    return SimpleNamespace(extra_kwargs={KEY: value})
+
+
+# -- TaskRequest
+
+
+@pytest.mark.parametrize(
+    "request_", [TaskRequest(), TaskRequest("d" * 64), TaskRequest("d" * 64, (5, 0, (1 << 31) - 1))]
+)
+def test_a_request_survives_the_way_through_the_engine(request_):
+    assert TaskRequest.of(SimpleNamespace(extra_kwargs=request_.extra_kwargs())) == request_
+
+
+def test_it_travels_as_plain_types():
+    assert TaskRequest("d", (1, 2)).extra_kwargs() == {
+        "ifedicl": {"digest": "d", "label_token_ids": [1, 2]}
+    }
+
+
+@pytest.mark.parametrize(
+    "pooling_params",
+    [
+        None,
+        SimpleNamespace(),
+        SimpleNamespace(extra_kwargs=None),
+        SimpleNamespace(extra_kwargs={"other": 1}),
+        params({}),
+    ],
+)
+def test_a_request_without_our_key_is_unadapted(pooling_params):
+    assert TaskRequest.of(pooling_params) == TaskRequest(None, ())
+
+
+@pytest.mark.parametrize("value", [None, "d", ["d"], 1, {"digest": "d", "slot": 3}])
+def test_a_value_of_another_shape_is_refused(value):
+    with pytest.raises(ValueError) as caught:
+        TaskRequest.of(params(value))
+    assert str(caught.value) == "extra_kwargs['ifedicl'] must hold digest and label_token_ids"
+
+
+@pytest.mark.parametrize(("digest", "kind"), [(7, "int"), (b"d", "bytes"), (["d"], "list")])
+def test_a_digest_that_is_no_string_is_refused(digest, kind):
+    with pytest.raises(ValueError) as caught:
+        TaskRequest.of(params({"digest": digest}))
+    assert str(caught.value) == f"digest must be a string or null, got {kind}"
+
+
+@pytest.mark.parametrize("ids", ["12", {"1": 2}, [-1], [1.0], [True], ["1"], [None], [1 << 31]])
+def test_label_tokens_that_are_no_token_ids_are_refused(ids):
+    """A number beyond 31 bits would leave int64 in the pooler and end the engine."""
+    with pytest.raises(ValueError) as caught:
+        TaskRequest.of(params({"label_token_ids": ids}))
+    assert str(caught.value) == "label_token_ids must be a list of token ids"
+
+
+# -- task_salt
+
+
+def test_equal_tasks_and_clients_share_a_salt():
+    assert task_salt("d", "client") == task_salt("d", "client")
+
+
+def test_salts_differ_by_digest_and_by_client():
+    salts = [task_salt(d, c) for d in ("d", "e", "") for c in (None, "a", "b", "d")]
+    assert len(set(salts)) == len(salts)
+
+
+def test_digest_and_client_salt_cannot_be_shifted_into_each_other():
+    assert task_salt("ab", "c") != task_salt("a", "bc")
+
+
+def test_a_client_can_never_send_a_task_salt():
+    """vLLM refuses client salts above 128 characters."""
+    assert len(task_salt("d" * 64, None)) == len(task_salt("d", "x" * 128)) == 136
+
+
+# -- TaskConfig
+
+
+def vllm_config(additional_config):
+    return SimpleNamespace(additional_config=additional_config)
+
+
+def test_the_config_is_read_from_the_engine():
+    config = TaskConfig(Path("tasks"), 9)
+    assert TaskConfig.of(vllm_config(config)) is config
+
+
+@pytest.mark.parametrize("value", [{}, None])
+def test_an_engine_without_task_config_is_refused(value):
+    with pytest.raises(ValueError) as caught:
+        TaskConfig.of(vllm_config(value))
+    assert str(caught.value) == (
+        f"additional_config is {type(value).__name__}, expected a TaskConfig naming the artifact "
+        "folder; start the engine with `ifedicl serve --tasks DIR`"
+    )
+
+
+def test_the_compile_cache_key_ignores_the_folder():
+    assert TaskConfig(Path("a"), 9).compute_hash() == TaskConfig(Path("b"), 9).compute_hash()
+
+
+def test_the_compile_cache_key_depends_on_slots_and_version(monkeypatch):
+    keys = [TaskConfig(Path("a"), slots).compute_hash() for slots in (None, 9, 10)]
+    monkeypatch.setattr("ifedicl_serve.plugin.config.__version__", "another")
+    keys.append(TaskConfig(Path("a"), 9).compute_hash())
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.parametrize(("slots", "allocated"), [(None, 65), (65, 65), (500, 500)])
+def test_a_batch_of_distinct_tasks_fits_beside_the_identity(slots, allocated):
+    assert TaskConfig(Path("a"), slots).num_slots(max_num_seqs=64) == allocated
+
+
+@pytest.mark.parametrize("slots", [64, 1, 0])
+def test_too_few_slots_are_refused(slots):
+    with pytest.raises(ValueError) as caught:
+        TaskConfig(Path("a"), slots).num_slots(max_num_seqs=64)
+    assert str(caught.value) == (
+        f"{slots} task slots for batches of up to 64 requests; need at least 65: raise "
+        "--max-resident-tasks or lower --max-num-seqs"
+    )

@@ -1,0 +1,274 @@
+"""Slot tables on the CPU, without an engine: every token reads its own task, or the identity."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ifedicl_serve.artifact import VECTORS_FILE, load_artifact
+from ifedicl_serve.injection import fold
+from ifedicl_serve.plugin.slots import IDENTITY_SLOT, SlotTables, logger
+from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
+
+MAX_TOKENS = 32
+
+
+@pytest.fixture
+def tasks_dir(tmp_path):
+    return tmp_path
+
+
+@pytest.fixture
+def digests(tasks_dir):
+    """Four artifacts."""
+    return [make_artifact(tasks_dir / f"task{n}", seed=n, name=f"task{n}").digest for n in range(4)]
+
+
+def make_tables(tasks_dir, num_slots=4, layers=range(LAYERS), dtype=torch.float32):
+    return SlotTables(
+        tasks_dir=tasks_dir,
+        model=MODEL,
+        layers=layers,
+        hidden_size=HIDDEN,
+        num_slots=num_slots,
+        max_tokens=MAX_TOKENS,
+        dtype=dtype,
+        device=torch.device("cpu"),
+    )
+
+
+def assign(tables, *batch):
+    """One (digest, tokens) per request; returns each request's slot."""
+    counts = np.array([count for _, count in batch], dtype=np.int32)
+    tables.assign([digest for digest, _ in batch], counts)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return [int(tables.token_slots[start]) for start in starts]
+
+
+def is_identity(tables, slot):
+    return bool((tables.scale[:, :, slot] == 1).all() and (tables.shift[:, :, slot] == 0).all())
+
+
+def holds_exactly(tables, slot, folder):
+    artifact = load_artifact(folder)
+    injection = fold(artifact.context_vector, artifact.coefficients)
+    local = slice(tables.layers.start, tables.layers.stop)
+    return torch.equal(tables.scale[:, :, slot], injection.scale[local]) and torch.equal(
+        tables.shift[:, :, slot], injection.shift[local].to(tables.shift.dtype)
+    )
+
+
+# -- tokens
+
+
+def test_a_new_table_is_the_identity_everywhere(tasks_dir):
+    tables = make_tables(tasks_dir)
+    assert all(is_identity(tables, slot) for slot in range(4))
+    assert tables.token_slots.tolist() == [IDENTITY_SLOT] * MAX_TOKENS
+
+
+def test_every_token_points_at_the_slot_of_its_request(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    one, none, two = assign(tables, (digests[0], 3), (None, 2), (digests[1], 1))
+    assert none == IDENTITY_SLOT
+    assert len({one, none, two}) == 3
+    assert tables.token_slots[:6].tolist() == [one] * 3 + [none] * 2 + [two]
+
+
+def test_the_tail_after_the_batch_is_the_identity(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    assign(tables, (digests[0], 3))
+    assert tables.token_slots[3:].tolist() == [IDENTITY_SLOT] * (MAX_TOKENS - 3)
+
+
+def test_the_tail_that_the_last_batch_used_returns_to_the_identity(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    assign(tables, (digests[0], MAX_TOKENS))
+    (slot,) = assign(tables, (digests[0], 2))
+    assert tables.token_slots.tolist() == [slot] * 2 + [IDENTITY_SLOT] * (MAX_TOKENS - 2)
+
+
+def test_requests_of_one_task_share_a_slot(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    one, two, three = assign(tables, (digests[0], 1), (digests[1], 1), (digests[0], 4))
+    assert one == three != two
+
+
+def test_a_request_without_tokens_in_this_batch_moves_no_other(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    assign(tables, (digests[0], 0), (digests[1], 2))
+    assert holds_exactly(tables, int(tables.token_slots[0]), tasks_dir / "task1")
+
+
+def test_the_tensors_keep_their_addresses(tasks_dir, digests):
+    tables = make_tables(tasks_dir, num_slots=2)
+    before = [t.data_ptr() for t in (tables.scale, tables.shift, tables.token_slots)]
+    for digest in digests:
+        assign(tables, (digest, 1))
+    after = [t.data_ptr() for t in (tables.scale, tables.shift, tables.token_slots)]
+    assert after == before
+
+
+# -- what a slot holds
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_slot_holds_the_folded_artifact(tasks_dir, digests, dtype):
+    tables = make_tables(tasks_dir, dtype=dtype)
+    slots = assign(tables, *((digest, 1) for digest in digests[:3]))
+    for number, slot in enumerate(slots):
+        assert holds_exactly(tables, slot, tasks_dir / f"task{number}")
+    assert (tables.scale.dtype, tables.shift.dtype) == (torch.float32, dtype)
+
+
+def test_a_pipeline_rank_holds_its_own_layers(tasks_dir, digests):
+    tables = make_tables(tasks_dir, layers=range(1, 3))
+    (slot,) = assign(tables, (digests[0], 1))
+    assert tables.shift.shape[0] == 2
+    assert holds_exactly(tables, slot, tasks_dir / "task0")
+
+
+def test_the_identity_slot_is_never_written(tasks_dir, digests):
+    tables = make_tables(tasks_dir, num_slots=2)
+    for digest in digests:
+        assert assign(tables, (digest, 1), (None, 1)) == [1, IDENTITY_SLOT]
+    assert is_identity(tables, IDENTITY_SLOT)
+
+
+# -- eviction
+
+
+def resident(tables, digests):
+    return [tables.holds(digest) for digest in digests]
+
+
+def test_a_resident_artifact_is_not_read_again(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    slots = assign(tables, (digests[0], 1))
+    shutil.rmtree(tasks_dir / "task0")
+    assert assign(tables, (digests[0], 1)) == slots
+    assert tables.holds(digests[0])
+
+
+def test_the_least_recently_used_artifact_is_evicted(tasks_dir, digests):
+    tables = make_tables(tasks_dir, num_slots=3)
+    assign(tables, (digests[0], 1))
+    assign(tables, (digests[1], 1))
+    assign(tables, (digests[0], 1))
+    assign(tables, (digests[2], 1))
+    assert resident(tables, digests) == [True, False, True, False]
+
+
+def test_a_new_artifact_evicts_none_of_its_own_batch(tasks_dir, digests):
+    tables = make_tables(tasks_dir, num_slots=3)
+    assign(tables, (digests[0], 1), (digests[1], 1))
+    slots = assign(tables, (digests[2], 1), (digests[0], 1))  # 0 is the oldest, yet in the batch
+    assert resident(tables, digests) == [True, False, True, False]
+    assert holds_exactly(tables, slots[0], tasks_dir / "task2")
+    assert holds_exactly(tables, slots[1], tasks_dir / "task0")
+
+
+def test_an_evicted_artifact_is_loaded_again(tasks_dir, digests):
+    tables = make_tables(tasks_dir, num_slots=2)
+    for number in (0, 1, 0):
+        (slot,) = assign(tables, (digests[number], 1))
+        assert holds_exactly(tables, slot, tasks_dir / f"task{number}")
+    assert resident(tables, digests) == [True, False, False, False]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Six artifacts that no test changes."""
+    folder = tmp_path_factory.mktemp("tasks")
+    make = {n: make_artifact(folder / f"task{n}", seed=n, name=f"task{n}") for n in range(6)}
+    return folder, {number: artifact.digest for number, artifact in make.items()}
+
+
+@settings(max_examples=30)
+@given(
+    batches=st.lists(
+        st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=3), min_size=1, max_size=8
+    )
+)
+def test_after_any_batches_each_token_reads_its_own_task(many, batches):
+    folder, digests = many
+    tables = make_tables(folder, num_slots=4)
+    for batch in batches:
+        slots = assign(tables, *((digests.get(number), 2) for number in batch))
+        for number, slot in zip(batch, slots, strict=True):
+            if number is None:
+                assert slot == IDENTITY_SLOT
+            else:
+                assert holds_exactly(tables, slot, folder / f"task{number}")
+        assert is_identity(tables, IDENTITY_SLOT)
+
+
+# -- artifacts that cannot be loaded
+
+
+@pytest.fixture
+def log(caplog):
+    """What the worker logs; vLLM, once imported, keeps its loggers from the root."""
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def assert_unavailable(tables, digest, good):
+    """Its tokens read the identity and `holds` tells; the good one of the batch is served."""
+    bad_slot, good_slot = assign(tables, (digest, 1), (good, 1))
+    assert bad_slot == IDENTITY_SLOT
+    assert not tables.holds(digest)
+    assert tables.holds(good)
+    assert good_slot != IDENTITY_SLOT
+    assert is_identity(tables, IDENTITY_SLOT)
+
+
+def test_an_unknown_artifact_leaves_the_identity(tasks_dir, digests, log):
+    assert_unavailable(make_tables(tasks_dir), "0" * 64, digests[0])
+    assert "task 0000000000000000 is unavailable: no artifact with digest" in log.text
+
+
+def test_a_damaged_artifact_leaves_the_identity(tasks_dir, digests, log):
+    (tasks_dir / "task1" / VECTORS_FILE).write_bytes(b"")
+    assert_unavailable(make_tables(tasks_dir), digests[1], digests[0])
+    assert "content does not match the SHA-256 in task.json" in log.text
+
+
+def test_an_artifact_of_another_model_leaves_the_identity(tasks_dir, digests, log):
+    other = MODEL.model_copy(update={"config_digest": "e" * 64})
+    digest = make_artifact(tasks_dir / "other", model=other).digest
+    assert_unavailable(make_tables(tasks_dir), digest, digests[0])
+    assert "calibrated on another model" in log.text
+
+
+@pytest.mark.parametrize(
+    "shape", [{"num_layers": LAYERS - 1, "layers": (0,)}, {"hidden_size": 1}, {"hidden_size": 9}]
+)
+def test_an_artifact_that_lies_about_its_shape_leaves_the_identity(tasks_dir, digests, shape):
+    """Its digests of the model are right, so only the tables can tell; a hidden size of 1
+    would even broadcast."""
+    digest = make_artifact(tasks_dir / "lies", **shape).digest
+    assert_unavailable(make_tables(tasks_dir), digest, digests[0])
+
+
+def test_failures_take_no_slot(tasks_dir, digests):
+    make_artifact(tasks_dir / "lies", hidden_size=9)
+    lies = load_artifact(tasks_dir / "lies").digest
+    tables = make_tables(tasks_dir, num_slots=2)
+    for number in range(3):
+        assign(tables, (f"{number}" * 64, 1), (lies, 1))
+    (slot,) = assign(tables, (digests[0], 1))
+    assert holds_exactly(tables, slot, tasks_dir / "task0")
+
+
+def test_an_artifact_that_returns_is_served(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    shutil.move(tasks_dir / "task0", tasks_dir / ".away")
+    assert assign(tables, (digests[0], 1)) == [IDENTITY_SLOT]
+    shutil.move(tasks_dir / ".away", tasks_dir / "task0")
+    (slot,) = assign(tables, (digests[0], 1))
+    assert holds_exactly(tables, slot, tasks_dir / "task0")

@@ -1,0 +1,127 @@
+"""Who may import whom, checked in fresh interpreters (DESIGN.md, "Packages").
+
+A module that is in `sys.modules` after an import was imported, directly or not.
+"""
+
+import importlib.util
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import calibration
+import ifedicl_serve
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY_QWEN2 = ROOT / "examples" / "tiny_qwen2"
+# The half of the plugin that subclasses vLLM's own classes; vLLM loads it by name.
+NEEDS_VLLM = {f"ifedicl_serve.plugin.{name}" for name in ("models", "label_pooler", "runner_v2")}
+
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
+)
+
+
+def python(code):
+    """Run `code` in a fresh interpreter; returns what it printed."""
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def loaded_by(code):
+    """The top-level packages in memory after `code`."""
+    printed = python(f"{code}\nimport sys; print(); print(*sys.modules)")
+    return {name.partition(".")[0] for name in printed.splitlines()[-1].split()}
+
+
+def modules_of(package):
+    """All its modules, without importing any but packages."""
+    return {
+        module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    }
+
+
+def import_all(modules):
+    return "\n".join(f"import {module}" for module in sorted(modules))
+
+
+def test_the_contract_imports_no_vllm_no_fastapi_and_nobody_above():
+    contract = modules_of(ifedicl_serve) - NEEDS_VLLM
+    assert {"ifedicl_serve.artifact", "ifedicl_serve.plugin.slots"} <= contract
+    loaded = loaded_by(import_all(contract))
+    assert loaded.isdisjoint({"vllm", "fastapi", "api", "calibration"})
+
+
+def test_calibration_imports_no_vllm_no_fastapi_and_no_api():
+    loaded = loaded_by(import_all(modules_of(calibration)))
+    assert loaded.isdisjoint({"vllm", "fastapi", "api"})
+
+
+def test_the_routes_import_no_vllm_and_no_calibration():
+    """The whole of `api`, in fact: `engine` and `serve` import vllm when they are called."""
+    loaded = loaded_by("import api.routes, api.plugin, api.engine, api.serve")
+    assert "fastapi" in loaded
+    assert loaded.isdisjoint({"vllm", "calibration"})
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_the_command_table_loads_nothing_heavy(argument):
+    loaded = loaded_by(
+        f"import sys; sys.argv = ['ifedicl', {argument!r}]\n"
+        "from ifedicl_serve.cli import main; assert main() == 0"
+    )
+    assert loaded.isdisjoint({"torch", "vllm", "transformers", "fastapi", "api", "calibration"})
+
+
+def test_every_subcommand_is_there():
+    """The table holds names, so a renamed function would be noticed only when called."""
+    from ifedicl_serve.cli import COMMANDS
+
+    for command in COMMANDS.values():
+        module, function = command.target.split(":")
+        assert callable(getattr(importlib.import_module(module), function)), command.target
+
+
+def test_serve_refuses_its_arguments_without_starting_vllm():
+    loaded = loaded_by(
+        "from api.serve import main\n"
+        f"assert main(['--model', {str(TINY_QWEN2)!r}, '--tasks', '/nonexistent']) == 1"
+    )
+    assert "vllm" not in loaded
+
+
+def test_importing_the_plugin_is_free():
+    """vLLM imports it in every process."""
+    assert loaded_by("import ifedicl_serve.plugin").isdisjoint({"vllm", "torch", "numpy"})
+
+
+@needs_vllm
+def test_registering_twice_is_registering_once():
+    python(
+        """
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES, register
+register()
+from vllm import ModelRegistry
+from vllm.v1.request import Request
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+def patched():
+    return Request.from_engine_core_request.__func__, GPUModelRunner._prepare_inputs
+
+once = patched()
+assert all(not hasattr(function.__wrapped__, "__wrapped__") for function in once)
+assert set(ADAPTED_ARCHITECTURES.values()) <= set(ModelRegistry.get_supported_archs())
+register()
+assert patched() == once
+"""
+    )
