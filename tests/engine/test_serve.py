@@ -1,0 +1,145 @@
+"""`ifedicl serve` as users run it: its own process, compiled engine, real HTTP, fresh artifacts."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from bench.random_tasks import random_task
+from calibration.hooked import injected, load_model
+from calibration.score import label_log_probs
+from ifedicl_serve.injection import adapted_mask
+from ifedicl_serve.prompt import label_trie
+
+LABELS = ("card", "card payment", "cash", "exchange rate")
+TEXTS = [f"question number {number} about my card and {number * 7} euros" for number in range(40)]
+START_LIMIT_S = 600
+
+
+@pytest.fixture(scope="module")
+def model(models):
+    return models["llama"]
+
+
+@pytest.fixture(scope="module")
+def tasks(model, tmp_path_factory):
+    """Two good artifacts, one damaged and one for another model."""
+    folder = tmp_path_factory.mktemp("served")
+    good = {
+        name: random_task(model, folder / name, seed, labels=LABELS)
+        for seed, name in enumerate(("alpha", "beta"))
+    }
+    random_task(model, folder / "damaged", 3)
+    vectors = folder / "damaged" / "vectors.safetensors"
+    vectors.write_bytes(vectors.read_bytes()[:-1])
+    random_task(Path(__file__).parents[2] / "examples" / "tiny_qwen2", folder / "foreign", 4)
+    return folder, good
+
+
+@pytest.fixture(scope="module")
+def server(model, tasks, tmp_path_factory):
+    """The server's base URL, once it is healthy."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "server.log"
+    command = [
+        str(Path(sys.executable).parent / "ifedicl"), "serve", "--model", str(model),
+        "--tasks", str(tasks[0]), "--port", str(port), "--dtype", "float32",
+        "--max-model-len", "256", "--api-key", "secret",
+    ]  # fmt: skip
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def wait_until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            httpx.get(f"{url}/health").raise_for_status()
+            return
+        except httpx.HTTPError:
+            time.sleep(0.5)
+    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with httpx.Client(
+        base_url=server, timeout=60, headers={"Authorization": "Bearer secret"}
+    ) as client:
+        yield client
+
+
+def served(client, task: str) -> np.ndarray:
+    """Log-probabilities [texts, labels] in the task's label order."""
+    response = client.post("/v1/classify", json={"task": task, "input": TEXTS})
+    assert response.status_code == 200, response.text
+    by_label = [
+        {score["label"]: score["score"] for score in result["scores"]}
+        for result in response.json()["data"]
+    ]
+    return np.log([[scores[label] for label in LABELS] for scores in by_label])
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_served_probabilities_are_those_of_calibration(client, model, tasks, name):
+    artifact = tasks[1][name]
+    spec = artifact.spec
+    network = load_model(str(model), dtype="fp32", device="cpu")
+    trie = label_trie(network.tokenizer, spec.prompt, spec.verbalizations)
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    with injected(network, artifact.context_vector, artifact.coefficients, mask):
+        expected = label_log_probs(network, [spec.prompt.render(text) for text in TEXTS], trie)
+    np.testing.assert_allclose(served(client, name), expected, atol=1e-4)
+
+
+def test_concurrent_requests_for_two_tasks_do_not_mix(client):
+    """Alternating requests give each task the scores it has alone."""
+    alone = {name: served(client, name) for name in ("alpha", "beta")}
+    assert not np.allclose(alone["alpha"], alone["beta"], atol=0.01)
+    for name in ("alpha", "beta", "alpha", "beta"):
+        np.testing.assert_allclose(served(client, name), alone[name], atol=1e-4)
+
+
+def test_bad_artifacts_are_listed_with_their_reason_and_stop_nothing(client):
+    listed = {task["id"]: task for task in client.get("/v1/tasks").json()["data"]}
+    assert [name for name, task in listed.items() if task["status"] == "ready"] == ["alpha", "beta"]
+    assert "content does not match the SHA-256" in listed["damaged"]["reason"]
+    assert "calibrated on another model" in listed["foreign"]["reason"]
+
+
+def test_errors_keep_their_status_behind_vllms_own_handlers(client):
+    def status(**body) -> int:
+        response = client.post("/v1/classify", json=body)
+        assert response.json()["error"]["code"] == response.status_code
+        return response.status_code
+
+    assert status(task="nobody", input="text") == 404
+    assert status(task="alpha", input="") == 422
+    assert status(task="alpha", input="word " * 1000) == 422
+    json_header = {"Content-Type": "application/json"}
+    assert client.post("/v1/classify", content=b"{", headers=json_header).status_code == 400
+
+
+def test_vllms_own_endpoints_and_flags_are_there(client, server):
+    assert httpx.post(f"{server}/v1/classify", json={}).status_code == 401  # --api-key
+    assert client.get("/health").status_code == 200
+    assert client.get("/docs").status_code == 200
+    assert "vllm:request_success_total" in client.get("/metrics").text
+    assert client.get("/v1/models").json()["data"][0]["max_model_len"] == 256
+    body = {"model": "alpha", "input": "my card"}
+    assert client.post("/classify", json=body).json()["data"][0]["label"] in LABELS
