@@ -1,0 +1,246 @@
+"""Accuracy of every cheap way to classify with one frozen model, on subj, emotion and ag_news.
+
+Zero-shot; zero-shot with the mean label logit removed (contextual calibration, arXiv
+2102.09690: the honest cheap rival); 8- and 16-shot prompts; adapted; and, for the record and
+not with --quick, adapted with the paper's loss and with no context vector. All see the same
+training rows and are scored by the same code on the same test rows. A seed draws the training
+rows, the demonstrations and the fit's batches; the test rows stay.
+
+    python bench/accuracy.py --data DIR --model PATH [--quick] --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from calibration.aggregate import aggregate_updates, aggregate_vectors
+from calibration.commands import open_model
+from calibration.data import Example, read_examples
+from calibration.evaluate import Evaluation, Metrics
+from calibration.extract import extract_vector
+from calibration.fit import fit_round
+from calibration.hooked import HookedModel
+from calibration.job import versions
+from calibration.score import FloatArray
+from calibration.settings import Settings
+from calibration.task import TaskDefinition
+from ifedicl_serve.artifact import Label
+from ifedicl_serve.injection import adapted_mask, initial_coefficients
+from ifedicl_serve.prompt import PromptTemplate
+
+TEMPLATES = {
+    "subj": "Text: {text}\nLabel:",
+    "emotion": "Text: {text}\nEmotion:",
+    "ag_news": "News: {text}\nTopic:",
+}
+WORDS = {"Sci/Tech": "technology"}  # other labels are read as their lower-cased names
+SHOTS = (8, 16)
+METHODS = {
+    "zero_shot": "zero-shot",
+    "mean_removed": "zero-shot, mean label logit removed",
+    "few_shot_8": "8-shot prompt",
+    "few_shot_16": "16-shot prompt",
+    "adapted": "adapted",
+    "adapted_vocabulary": "adapted, loss over the vocabulary",
+    "beta_only": "adapted, no context vector",
+}
+RIVALS = ("zero_shot", "mean_removed", "few_shot_8", "few_shot_16")
+
+Results = dict[str, dict[str, list[Metrics]]]  # by data set and method, one entry a seed
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run: rows per data set, optimiser steps, and whether to fit the two
+    variants that are for the record."""
+
+    train: int
+    test: int
+    rounds: int
+    local_steps: int
+    ablation: bool
+
+
+FULL = Size(train=256, test=300, rounds=5, local_steps=60, ablation=True)
+QUICK = Size(train=96, test=80, rounds=2, local_steps=40, ablation=False)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A labelled task with its fixed test rows."""
+
+    task: TaskDefinition
+    train: Sequence[Example]
+    test: Sequence[Example]
+
+
+def load_data_set(folder: Path, name: str, size: Size) -> DataSet:
+    """Read a data set and fix its test rows."""
+    names = json.loads((folder / name / "labels.json").read_text(encoding="utf-8"))
+    labels = (Label(name=label, verbalization=WORDS.get(label, label.lower())) for label in names)
+    prompt = PromptTemplate(template=TEMPLATES[name])
+    test = read_examples(folder / name / "test.jsonl")
+    return DataSet(
+        TaskDefinition(name, prompt, tuple(labels)),
+        read_examples(folder / name / "train.jsonl"),
+        random.Random(0).sample(test, size.test),
+    )
+
+
+def measure(
+    model: HookedModel, data: DataSet, size: Size, seed: int
+) -> Iterator[tuple[str, Metrics]]:
+    """Every method once, on the training rows of a seed."""
+    evaluation = Evaluation(model, data.task, data.test)
+    train = random.Random(seed).sample(list(data.train), size.train)
+    zero_shot = evaluation.zero_shot()
+    yield "zero_shot", evaluation.metrics(zero_shot)
+    removed = evaluation.mean_removed(zero_shot, [example.text for example in train])
+    yield "mean_removed", evaluation.metrics(removed)
+    for shots in SHOTS:
+        scores = evaluation.few_shot(train, shots, seed)
+        yield f"few_shot_{shots}", evaluation.metrics(scores)
+    settings = Settings(
+        layers=tuple(range(model.num_layers)),
+        rounds=size.rounds,
+        local_steps=size.local_steps,
+        seed=seed,
+    )
+    yield "adapted", evaluation.metrics(adapt(evaluation, train, settings))
+    if size.ablation:
+        vocabulary = replace(settings, loss="vocabulary")
+        yield "adapted_vocabulary", evaluation.metrics(adapt(evaluation, train, vocabulary))
+        scores = adapt(evaluation, train, settings, with_vector=False)
+        yield "beta_only", evaluation.metrics(scores)
+
+
+def adapt(
+    evaluation: Evaluation,
+    train: Sequence[Example],
+    settings: Settings,
+    with_vector: bool = True,
+) -> FloatArray:
+    """Calibrate one client's rows and score the test rows; no vector means lambda * 0."""
+    model, task = evaluation.model, evaluation.task
+    vector = aggregate_vectors([extract_vector(model, task, train, 0, settings.seed)])
+    vector = vector if with_vector else torch.zeros_like(vector)
+    coefficients = initial_coefficients(model.num_layers, settings.layers, settings.sites)
+    for number in range(settings.rounds):
+        update = fit_round(model, task, train, vector, coefficients, settings, 0, number)
+        coefficients = aggregate_updates([update])
+    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
+    return evaluation.adapted(vector, coefficients, mask)
+
+
+def run(model: HookedModel, folder: Path, size: Size, seeds: int, console: Console) -> Results:
+    """All data sets and seeds."""
+    results: Results = {}
+    for name in TEMPLATES:
+        data = load_data_set(folder, name, size)
+        results[name] = {}
+        for seed in range(seeds):
+            for method, metrics in measure(model, data, size, seed):
+                results[name].setdefault(method, []).append(metrics)
+                console.print(f"{name} seed {seed} {method}: {metrics['accuracy']:.3f}")
+    return results
+
+
+def headline(results: Results) -> dict[str, float]:
+    """Ratios of mean accuracy over data sets, adapted to each rival."""
+
+    def accuracy(method: str) -> float:
+        return fmean(mean(runs[method], "accuracy") for runs in results.values())
+
+    return {
+        f"adapted_to_{rival}_accuracy": round(accuracy("adapted") / accuracy(rival), 3)
+        for rival in RIVALS
+    }
+
+
+def mean(runs: Sequence[Metrics], metric: str) -> float:
+    """Mean of a metric over seeds."""
+    return fmean(run[metric] for run in runs)
+
+
+def spread(runs: Sequence[Metrics], metric: str) -> float:
+    """Sample standard deviation of a metric over seeds; 0 for one seed."""
+    return stdev(run[metric] for run in runs) if len(runs) > 1 else 0.0
+
+
+def table_rows(results: Results) -> list[list[str]]:
+    """One row a method: accuracy in percent with its spread, and log-loss, per data set."""
+    present = next(iter(results.values()))
+    rows = []
+    for method in present:
+        cells = [METHODS[method]]
+        for runs in results.values():
+            accuracy = 100 * mean(runs[method], "accuracy")
+            deviation = 100 * spread(runs[method], "accuracy")
+            loss = mean(runs[method], "log_loss")
+            cells.append(f"{accuracy:.1f} ± {deviation:.1f} ({loss:.2f})")
+        rows.append(cells)
+    return rows
+
+
+def write(record: dict[str, object], results: Results, path: Path) -> None:
+    """The JSON file, and the same table in Markdown beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    header = ["accuracy % ± sd over seeds (log-loss)", *results]
+    lines = [header, ["---"] * len(header), *table_rows(results)]
+    text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    path.with_suffix(".md").write_text(f"{record['workload']}\n\n{text}\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--seeds", type=int, help="default 5, with --quick 2")
+    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
+    parser.add_argument("--dtype", default="fp32", help="fp32 or bf16")
+    args = parser.parse_args()
+    size = QUICK if args.quick else FULL
+    seeds = args.seeds or (2 if args.quick else 5)
+    console = Console()
+    started = time.monotonic()
+    results = run(open_model(args.model, args.dtype, "auto"), args.data, size, seeds, console)
+    table = Table("accuracy % ± sd (log-loss)", *results)
+    for cells in table_rows(results):
+        table.add_row(*cells)
+    console.print(table)
+    numbers = headline(results)
+    workload = (
+        f"Model {Path(args.model).name}, {args.dtype}, {seeds} seeds, {size.train} training and "
+        f"{size.test} test rows, {size.rounds} x {size.local_steps} steps, "
+        f"{os.cpu_count()} cores {platform.machine()}."
+    )
+    record = {
+        "headline": numbers,
+        "workload": workload,
+        "seconds": round(time.monotonic() - started, 1),
+        "versions": versions(),
+        "results": results,
+    }
+    if args.json:
+        write(record, results, args.json)
+    print(", ".join(f"{name} {value}" for name, value in numbers.items()))
+
+
+if __name__ == "__main__":
+    main()

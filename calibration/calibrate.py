@@ -1,0 +1,112 @@
+"""The path of a calibration: client vectors -> FedAvg -> rounds of (fit, FedAvg) -> artifact.
+
+All clients run in this process; a federation over a network calls the same stages
+(`extract_vector`, `aggregate_vectors`, `fit_round`, `aggregate_updates`) from its own loop.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from calibration.aggregate import aggregate_updates, aggregate_vectors
+from calibration.evaluate import Metrics, before_and_after
+from calibration.extract import extract_vector
+from calibration.fit import derived_seed, fit_round
+from calibration.job import Job, task_spec
+from calibration.progress import Progress
+from calibration.signs import (
+    benefit_signs,
+    client_signs,
+    loss_signs,
+    round_signs,
+    vector_signs,
+)
+from calibration.state import State, StateStore
+from ifedicl_serve.artifact import Artifact, save_artifact
+from ifedicl_serve.injection import adapted_mask, initial_coefficients
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The artifact, and what only the report tells."""
+
+    artifact: Artifact
+    state: State
+    before: Metrics
+    after: Metrics
+    warnings: list[str]
+
+
+def calibrate(job: Job, folder: Path, store: StateStore, progress: Progress) -> Outcome:
+    """Calibrate a task, continuing a saved state if there is one, and save its artifact."""
+    state = store.load() or extract_stage(job, progress)
+    store.save(state)
+    while state.rounds_done < job.settings.rounds:
+        state = fit_stage(job, state, progress)
+        store.save(state)
+    outcome = finish(job, state, folder, progress)
+    store.remove()
+    return outcome
+
+
+def extract_stage(job: Job, progress: Progress) -> State:
+    """Client vectors and their FedAvg; coefficients at their start values."""
+    settings, model = job.settings, job.model
+    vectors = []
+    for client, examples in enumerate(job.clients):
+        progress.extracting(client, len(job.clients))
+        seed = derived_seed(settings.seed, client, round_index=-1)
+        limit = settings.demonstrations
+        vectors.append(extract_vector(model, job.task, examples, limit, seed))
+    context_vector = aggregate_vectors(vectors)
+    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
+    start = initial_coefficients(model.num_layers, settings.layers, settings.sites)
+    warnings = client_signs(vectors) + vector_signs(context_vector, mask)
+    progress.warn(warnings)
+    return State(context_vector, start.unsqueeze(0), warnings=warnings)
+
+
+def fit_stage(job: Job, state: State, progress: Progress) -> State:
+    """One round: every client fits from the current coefficients, the server averages."""
+    updates = []
+    for client, examples in enumerate(job.clients):
+        updates.append(
+            fit_round(
+                job.model,
+                job.task,
+                examples,
+                state.context_vector,
+                state.current,
+                job.settings,
+                client,
+                state.rounds_done,
+                progress.fitting(client, state.rounds_done),
+            )
+        )
+    losses = [list(update.losses) for update in updates]
+    state = state.after_round(aggregate_updates(updates), losses)
+    warnings = round_signs(state.coefficients, [update.coefficients for update in updates])
+    progress.round_done(state.rounds_done, losses)
+    progress.warn(warnings)
+    return state.warned(warnings)
+
+
+def finish(job: Job, state: State, folder: Path, progress: Progress) -> Outcome:
+    """Measure on held-out rows, and write the artifact."""
+    before: Metrics = {}
+    after: Metrics = {}
+    late = loss_signs(state.losses)
+    if job.held_out:
+        progress.evaluating(len(job.held_out))
+        before, after = before_and_after(
+            job.model,
+            job.task,
+            job.held_out,
+            job.settings,
+            state.context_vector,
+            state.current,
+        )
+        late += benefit_signs(before, after)
+    progress.warn(late)
+    spec = task_spec(job, before, after)
+    artifact = save_artifact(spec, state.context_vector, state.current, folder)
+    return Outcome(artifact, state, before, after, state.warnings + late)

@@ -1,0 +1,110 @@
+"""How far a calibration has come, saved after every stage, so a killed run continues.
+
+One safetensors file, its JSON in the metadata, replaced atomically. A fingerprint of settings,
+model and data stands in it: a state is only ever continued by the run that made it.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ifedicl_serve.errors import DataError
+
+STATE_FILE = "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """The global context vector [layers, 2, hidden]; the coefficients before the first round and
+    after each, [rounds done + 1, layers, 2, 2]; losses by round, client and step; warnings."""
+
+    context_vector: Tensor
+    coefficients: Tensor
+    losses: list[list[list[float]]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def rounds_done(self) -> int:
+        return len(self.losses)
+
+    @property
+    def current(self) -> Tensor:
+        return self.coefficients[-1]
+
+    def after_round(self, coefficients: Tensor, losses: list[list[float]]) -> "State":
+        """The state one round later."""
+        history = torch.cat([self.coefficients, coefficients.unsqueeze(0)])
+        return replace(self, coefficients=history, losses=[*self.losses, losses])
+
+    def warned(self, warnings: list[str]) -> "State":
+        """The same state with more warnings."""
+        return replace(self, warnings=[*self.warnings, *warnings])
+
+
+@dataclass(frozen=True)
+class StateStore:
+    """A folder holding the state of one run."""
+
+    folder: Path
+    fingerprint: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / STATE_FILE
+
+    def load(self) -> State | None:
+        """The saved state, or None. Raises DataError if it belongs to another run."""
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                record = json.loads(file.metadata()["state"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.path}: not a calibration state ({error}); remove it to start afresh"
+            ) from error
+        if record["fingerprint"] != self.fingerprint:
+            raise DataError(
+                f"{self.path}: made by a calibration with other settings, model or data; run "
+                "that one again to finish it, or remove the folder to start afresh"
+            )
+        return State(losses=record["losses"], warnings=record["warnings"], **tensors)
+
+    def save(self, state: State) -> None:
+        """Replace the saved state; a kill at any moment leaves the old or the new one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "fingerprint": self.fingerprint,
+            "losses": state.losses,
+            "warnings": state.warnings,
+        }
+        staged = self.path.with_suffix(".new")
+        tensors = {
+            "context_vector": state.context_vector.contiguous(),
+            "coefficients": state.coefficients.contiguous(),
+        }
+        save_file(tensors, staged, metadata={"state": json.dumps(record)})
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.rename(self.path)
+
+    def remove(self) -> None:
+        """Forget the state; other files in the folder are left alone."""
+        self.path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def fingerprint(*parts: Any) -> str:
+    """A digest of everything JSON can hold that makes a run what it is."""
+    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

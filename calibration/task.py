@@ -1,0 +1,62 @@
+"""What is being calibrated, before there is an artifact: the task's prompt and its labels.
+
+Every client of a federation holds the same definition; it carries no text and no tensor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calibration.data import Example
+from ifedicl_serve.artifact import Label, TaskSpec
+from ifedicl_serve.labels import LabelTrie, Tokens
+from ifedicl_serve.prompt import PROBE, PromptTemplate, label_tokens, label_trie
+
+
+@dataclass(frozen=True)
+class TaskDefinition:
+    """A task's name, prompt and ordered labels."""
+
+    name: str
+    prompt: PromptTemplate
+    labels: tuple[Label, ...]
+
+    @classmethod
+    def of(cls, spec: TaskSpec) -> "TaskDefinition":
+        """The definition an artifact was calibrated from."""
+        return cls(spec.name, spec.prompt, spec.labels)
+
+    @property
+    def names(self) -> list[str]:
+        return [label.name for label in self.labels]
+
+    @property
+    def verbalizations(self) -> list[str]:
+        return [label.verbalization for label in self.labels]
+
+    def trie(self, tokenizer: Any) -> LabelTrie:
+        """The label trie under a tokenizer. Raises PromptError if labels collide."""
+        return label_trie(tokenizer, self.prompt, self.verbalizations)
+
+    def label_tokens(self, tokenizer: Any) -> list[Tokens]:
+        """Each label's tokens after the prompt, the terminator last."""
+        head = self.prompt.render(PROBE)
+        return [
+            label_tokens(tokenizer, head, verbalization, self.prompt.separator)
+            for verbalization in self.verbalizations
+        ]
+
+    def indices(self, examples: Sequence[Example]) -> list[int]:
+        """The position of each example's label among the task's labels."""
+        position = {name: index for index, name in enumerate(self.names)}
+        return [position[example.label] for example in examples]
+
+    def demonstration(self, example: Example) -> str:
+        """A labelled example as the model reads it in context."""
+        verbalization = self.labels[self.names.index(example.label)].verbalization
+        return self.prompt.render_demonstration(example.text, verbalization)
+
+    def few_shot_prompt(self, demonstrations: Sequence[Example], text: str) -> str:
+        """Demonstrations followed by the prompt for `text`: in-context learning itself."""
+        context = "".join(self.demonstration(example) for example in demonstrations)
+        return context + self.prompt.render(text)

@@ -1,0 +1,1 @@
+"""Tests of `calibration`: tiny random models, no network, no GPU."""

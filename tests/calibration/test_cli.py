@@ -1,0 +1,149 @@
+"""The four subcommands on tiny data, as a person runs them."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from calibration import cli
+from calibration.data import Example
+from ifedicl_serve.artifact import load_artifact
+
+QUICK = ["--rounds", "1", "--local-steps", "2", "--batch-size", "4"]
+
+
+@pytest.fixture
+def files(tmp_path: Path, examples: list[Example]) -> dict[str, Path]:
+    """The same rows in each format."""
+    table = pyarrow.Table.from_pylist([vars(example) for example in examples])
+    paths = {kind: tmp_path / f"rows.{kind}" for kind in ("jsonl", "csv", "parquet")}
+    paths["jsonl"].write_text("\n".join(json.dumps(row) for row in table.to_pylist()))
+    pyarrow.csv.write_csv(table, paths["csv"])
+    pyarrow.parquet.write_table(table, paths["parquet"])
+    return paths
+
+
+def calibrate(model: Path, out: Path, *arguments: object) -> int:
+    options = ["--model", model, "--out", out, *QUICK, *arguments]
+    return cli.calibrate([str(option) for option in options])
+
+
+def test_every_format_makes_the_same_task(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    digests = set()
+    for kind, path in files.items():
+        out = tmp_path / "tasks" / kind
+        assert calibrate(llama_folder, out, "--data", path, "--name", "toy") == 0
+        digests.add(load_artifact(out).digest)
+    assert len(digests) == 1
+    assert sorted(path.name for path in (tmp_path / "tasks").iterdir()) == sorted(files)
+
+
+def test_from_examples_to_a_plain_checkpoint(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, data = tmp_path / "toy", files["jsonl"]
+    clients = ["--client", data, "--client", files["csv"], "--held-out-data", data]
+    assert calibrate(llama_folder, out, *clients, "--layers", "last:2", "--loss", "vocabulary") == 0
+    spec = load_artifact(out).spec
+    assert (spec.name, spec.layers, spec.calibration.loss) == ("toy", (1, 2), "vocabulary")
+    assert spec.calibration.client_sizes == (12, 12)
+    assert "round 1/1: mean loss" in capsys.readouterr().out
+
+    report = (out / "report" / "report.md").read_text()
+    assert "12 rows no client fitted to" in report and "| round | client 0 | client 1 |" in report
+    for figure in ("loss.png", "coefficients.png"):
+        assert (out / "report" / figure).read_bytes().startswith(b"\x89PNG")
+        assert f"({figure})" in report
+
+    model, json_file = ["--model", str(llama_folder)], tmp_path / "evaluation.json"
+    where = ["--task", str(out), "--data", str(data)]
+    more = ["--train", str(data), "--shots", "2", "--json", str(json_file)]
+    assert cli.evaluate([*model, *where, *more]) == 0
+    record = json.loads(json_file.read_text())
+    assert list(record["metrics"]) == [
+        "zero_shot",
+        "zero_shot_mean_removed",
+        "few_shot",
+        "adapted",
+    ]
+    assert record["n"] == 12
+    assert record["metrics"]["adapted"]["log_loss"] == pytest.approx(
+        spec.calibration.metrics["adapted_log_loss"]
+    )
+
+    assert cli.inspect([str(out)]) == 0
+    assert load_artifact(out).digest[:24] in capsys.readouterr().out
+
+    fused = tmp_path / "fused"
+    options = ["--fused", "--task", str(out), "--out", str(fused), "--dtype", "fp32"]
+    assert cli.export([*model, *options]) == 0
+    config = json.loads((fused / "config.json").read_text())
+    assert config["attention_bias"] and config["mlp_bias"]
+
+
+def test_columns_labels_and_template_are_nameable(llama_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("q,y\n" + "\n".join(f"question {row},{row % 2}" for row in range(8)))
+    columns = ["--text-column", "q", "--label-column", "y", "--labels", "1=good news,0=bad"]
+    words = ["--template", r"Q: {text}\nA:", "--separator", r"\n", "--sites", "mlp"]
+    assert calibrate(llama_folder, tmp_path / "toy", "--data", data, *columns, *words) == 0
+    spec = load_artifact(tmp_path / "toy").spec
+    assert spec.prompt.template == "Q: {text}\nA:" and spec.prompt.separator == "\n"
+    assert [(label.name, label.verbalization) for label in spec.labels] == [
+        ("1", "good news"),
+        ("0", "bad"),
+    ]
+    assert spec.sites == ("mlp",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "no data given"),
+        (["--data", "none.jsonl"], "none.jsonl: cannot read"),
+        (["--data", "DATA", "--template", "no place"], "has 0 placeholders {text}"),
+        (["--data", "DATA", "--labels", "a,b"], "client 0: unknown label 'energy'"),
+        (["--data", "DATA", "--layers", "9"], "layer 9 does not exist"),
+        (["--data", "DATA", "--name", "not/a name"], "String should match pattern"),
+        (["--data", "DATA", "--held-out", "2"], "held-out fraction is 2.0"),
+        (["--data", "DATA", "--text-column", "words"], "no column 'words'"),
+        (["--data", "DATA", "--dtype", "int4"], "dtype 'int4' is unknown"),
+        (["--data", "DATA", "--loss", "hinge"], "loss 'hinge' is unknown"),
+    ],
+)
+def test_errors_are_one_line_and_no_traceback(
+    llama_folder: Path,
+    files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    options: list[str],
+    message: str,
+) -> None:
+    arguments = [files["jsonl"] if option == "DATA" else option for option in options]
+    assert calibrate(llama_folder, tmp_path / "toy", *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "toy").exists()
+
+
+def test_a_task_of_another_model_is_refused(
+    llama_folder: Path, qwen3_folder: Path, files: dict[str, Path], tmp_path: Path, capsys
+) -> None:
+    assert calibrate(llama_folder, tmp_path / "toy", "--data", files["csv"]) == 0
+    task = ["--task", str(tmp_path / "toy"), "--model", str(qwen3_folder)]
+    assert cli.evaluate([*task, "--data", str(files["csv"])]) == 1
+    assert cli.export([*task, "--fused", "--out", str(tmp_path / "fused")]) == 1
+    assert capsys.readouterr().err.count("calibrated on another model") == 2
+
+
+def test_usage_errors_exit_2_and_help_0(capsys: pytest.CaptureFixture) -> None:
+    assert cli.calibrate([]) == 2
+    assert cli.export(["--nothing"]) == 2
+    assert cli.evaluate(["--help"]) == 0
+    assert "ifedicl evaluate" in capsys.readouterr().out

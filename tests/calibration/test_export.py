@@ -1,0 +1,126 @@
+"""A fused checkpoint, run with no hooks, scores as the injected model does.
+
+Tolerance 1e-4 in log-probability, float32: folding only reorders float32 operations.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import MistralConfig, Qwen2Config
+
+from calibration.export import export_fused, fused_config
+from calibration.hooked import HookedModel, injected, load_model
+from calibration.score import label_log_probs
+from calibration.task import TaskDefinition
+from ifedicl_serve.artifact import Artifact, CalibrationRecord, TaskSpec
+from ifedicl_serve.errors import ModelError
+from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.injection import adapted_mask, initial_coefficients
+from tests.calibration.conftest import TINY_QWEN2
+
+TEXTS = ["one", "a much longer text with several words in it", "x y z"]
+
+
+def random_artifact(
+    model: HookedModel, folder: Path, task: TaskDefinition, layers, sites
+) -> Artifact:
+    generator = torch.Generator().manual_seed(2)
+    coefficients = initial_coefficients(model.num_layers, layers, sites)
+    mask = adapted_mask(model.num_layers, layers, sites)
+    moved = coefficients + 0.4 * torch.randn(coefficients.shape, generator=generator)
+    coefficients[mask] = moved[mask]
+    spec = TaskSpec(
+        name=task.name,
+        prompt=task.prompt,
+        labels=task.labels,
+        layers=layers,
+        sites=sites,
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        model=ModelIdentity.of(str(folder)),
+        calibration=CalibrationRecord(loss="restricted", rounds=1, seed=0, client_sizes=(1,)),
+    )
+    vector = torch.randn(model.num_layers, 2, model.hidden_size, generator=generator)
+    return Artifact(spec, vector, coefficients, digest="")
+
+
+def scores(model: HookedModel, task: TaskDefinition) -> np.ndarray:
+    prompts = [task.prompt.render(text) for text in TEXTS]
+    return label_log_probs(model, prompts, task.trie(model.tokenizer))
+
+
+def agree(model: HookedModel, folder: Path, task: TaskDefinition, out: Path, layers, sites) -> str:
+    """Check that fused equals injected and differs from the base; return the architecture."""
+    artifact = random_artifact(model, folder, task, layers, sites)
+    export_fused(model, str(folder), artifact, out)
+    mask = adapted_mask(model.num_layers, layers, sites)
+    with injected(model, artifact.context_vector, artifact.coefficients, mask):
+        expected = scores(model, task)
+    fused = load_model(str(out))
+    np.testing.assert_allclose(scores(fused, task), expected, atol=1e-4)
+    assert np.abs(expected - scores(model, task)).max() > 1e-2
+    text = "Tokenised as before: 12 cases.\n\nYes"
+    assert fused.tokenizer(text).input_ids == model.tokenizer(text).input_ids
+    same = (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert same, "the tokenizer is copied unchanged"
+    return type(fused.network).__name__
+
+
+@pytest.mark.parametrize("last", [3, 1])
+@pytest.mark.parametrize("sites", [("attn", "mlp"), ("attn",), ("mlp",)])
+def test_llama(llama, llama_folder, task, tmp_path, last, sites) -> None:
+    layers = tuple(range(3))[-last:]
+    name = agree(llama, llama_folder, task, tmp_path / "fused", layers, sites)
+    assert name == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("last", [4, 2])
+@pytest.mark.parametrize("sites", [("attn", "mlp"), ("attn",)])
+def test_qwen2_is_written_as_a_llama(qwen2, task, tmp_path, last, sites) -> None:
+    layers = tuple(range(4))[-last:]
+    name = agree(qwen2, TINY_QWEN2, task, tmp_path / "fused", layers, sites)
+    assert name == "LlamaForCausalLM"
+
+
+def test_qwen3_carries_attention_but_not_the_mlp(qwen3, qwen3_folder, task, tmp_path) -> None:
+    name = agree(qwen3, qwen3_folder, task, tmp_path / "fused", (0, 1, 2), ("attn",))
+    assert name == "Qwen3ForCausalLM"
+    both = random_artifact(qwen3, qwen3_folder, task, (2,), ("attn", "mlp"))
+    with pytest.raises(ModelError, match="plain qwen3 checkpoint.* or calibrate with --sites attn"):
+        export_fused(qwen3, str(qwen3_folder), both, tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_bf16_export_is_bf16(llama_folder, task, tmp_path) -> None:
+    model = load_model(str(llama_folder), "bf16")
+    artifact = random_artifact(model, llama_folder, task, (2,), ("mlp",))
+    export_fused(model, str(llama_folder), artifact, tmp_path / "fused")
+    with safe_open(tmp_path / "fused" / "model.safetensors", "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}
+
+
+def test_sliding_window_is_refused(qwen2, task, tmp_path, monkeypatch) -> None:
+    values = qwen2.network.config.to_dict() | {
+        "use_sliding_window": True,
+        "sliding_window": 16,
+        "max_window_layers": 0,
+        "layer_types": None,
+    }
+    artifact = random_artifact(qwen2, TINY_QWEN2, task, (3,), ("mlp",))
+    monkeypatch.setattr(qwen2.network, "config", Qwen2Config(**values))
+    with pytest.raises(ModelError, match="uses a sliding window"):
+        export_fused(qwen2, str(TINY_QWEN2), artifact, tmp_path / "fused")
+
+
+def test_an_existing_folder_is_refused(llama, llama_folder, task, tmp_path) -> None:
+    artifact = random_artifact(llama, llama_folder, task, (2,), ("mlp",))
+    with pytest.raises(ModelError, match="exists; choose another folder"):
+        export_fused(llama, str(llama_folder), artifact, tmp_path)
+
+
+def test_another_architecture_is_refused() -> None:
+    with pytest.raises(ModelError, match="plain mistral checkpoint"):
+        fused_config(MistralConfig(), ("mlp",))

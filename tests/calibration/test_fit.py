@@ -1,0 +1,148 @@
+"""Losses against scoring, and what local steps may and may not change."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from calibration.data import Example
+from calibration.fit import (
+    derived_seed,
+    fit_round,
+    label_loss,
+    label_targets,
+    learning_rate,
+    with_adapted,
+)
+from calibration.hooked import HookedModel
+from calibration.score import label_log_probs
+from calibration.settings import Settings
+from calibration.task import TaskDefinition
+from ifedicl_serve.errors import DataError, ModelError
+from ifedicl_serve.injection import initial_coefficients
+from ifedicl_serve.prompt import token_ids
+
+SETTINGS = Settings(layers=(0, 1, 2), rounds=2, local_steps=4, batch_size=4, learning_rate=0.05)
+
+
+def fit(model: HookedModel, task: TaskDefinition, examples: list[Example], settings: Settings):
+    """A round from the start values with a random context vector."""
+    vector = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(0))
+    start = initial_coefficients(3, settings.layers, settings.sites)
+    return fit_round(model, task, examples, vector, start, settings, client=0, round_index=0)
+
+
+def test_restricted_loss_is_what_scoring_says(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    prompts = [task.prompt.render(example.text) for example in examples]
+    scores = label_log_probs(llama, prompts, task.trie(llama.tokenizer))
+    expected = -scores[np.arange(12), task.indices(examples)].mean()
+    loss = label_loss(llama, label_targets(llama, task, examples, "restricted"))
+    assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_vocabulary_loss_is_the_label_tokens_cross_entropy(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    expected = 0.0
+    for example in examples:
+        head = token_ids(llama.tokenizer, task.prompt.render(example.text))
+        full = token_ids(llama.tokenizer, task.prompt.render(example.text) + " " + example.label)
+        log_probs = llama.network(torch.tensor([full])).logits[0].log_softmax(-1)
+        for position in range(len(head), len(full)):
+            expected -= float(log_probs[position - 1, full[position]]) / len(examples)
+    loss = label_loss(llama, label_targets(llama, task, examples, "vocabulary"))
+    assert float(loss) == pytest.approx(expected, abs=1e-4)
+
+
+def test_single_token_labels_need_the_prompt_alone(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    single = dataclasses.replace(task, labels=(task.labels[0], task.labels[2]))
+    rows = [example for example in examples if example.label in single.names]
+    for target, row in zip(label_targets(llama, single, rows, "restricted"), rows, strict=True):
+        assert target.ids == token_ids(llama.tokenizer, single.prompt.render(row.text))
+        assert len(target.decisions) == 1
+
+
+@pytest.mark.parametrize("loss", ["restricted", "vocabulary"])
+def test_loss_falls_and_untouched_sites_stay_exactly_identity(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example], loss
+) -> None:
+    settings = dataclasses.replace(SETTINGS, layers=(2,), sites=("mlp",), loss=loss)
+    settings = dataclasses.replace(settings, local_steps=20, batch_size=12)
+    update = fit(llama, task, examples, settings)
+    identity = initial_coefficients(3, [], [])
+    touched = (update.coefficients != identity).any(dim=-1)
+    assert touched.nonzero().tolist() == [[2, 1]]
+    assert len(update.losses) == 20
+    assert update.losses[-1] < update.losses[0]
+
+
+def test_same_seed_same_update_and_every_client_and_round_its_own(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    first, again = (fit(llama, task, examples, SETTINGS) for _ in range(2))
+    assert torch.equal(first.coefficients, again.coefficients)
+    assert first.losses == again.losses
+    other = fit(llama, task, examples, dataclasses.replace(SETTINGS, seed=1))
+    assert not torch.equal(first.coefficients, other.coefficients)
+    seeds = {derived_seed(0, client, number) for client in range(5) for number in range(-1, 5)}
+    assert len(seeds) == 30
+
+
+def test_batches_larger_than_the_data_are_filled(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    update = fit(llama, task, examples[:2], SETTINGS)
+    assert update.count == 2
+
+
+def test_bf16_fits_too(llama_folder, task: TaskDefinition, examples: list[Example]) -> None:
+    from calibration.hooked import load_model
+
+    update = fit(load_model(str(llama_folder), "bf16"), task, examples, SETTINGS)
+    assert update.coefficients.dtype == torch.float32
+    assert torch.isfinite(update.coefficients).all()
+
+
+def test_a_loss_that_is_not_finite_is_refused(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    vector = torch.full((3, 2, 64), torch.inf)
+    start = initial_coefficients(3, SETTINGS.layers, SETTINGS.sites)
+    with pytest.raises(ModelError, match="loss of client 7 became nan in round 2, step 0"):
+        fit_round(llama, task, examples, vector, start, SETTINGS, client=7, round_index=1)
+
+
+def test_learning_rate_warms_up_then_falls_to_nothing() -> None:
+    settings = dataclasses.replace(SETTINGS, rounds=2, local_steps=50)
+    rates = [learning_rate(settings, number, step) for number in range(2) for step in range(50)]
+    assert all(rate > 0 for rate in rates)
+    assert max(rates) == pytest.approx(settings.learning_rate, rel=0.01)
+    assert rates == sorted(rates[:20]) + sorted(rates[20:], reverse=True)
+    assert rates[0] < 0.05 * settings.learning_rate and rates[-1] < 0.01 * settings.learning_rate
+
+
+def test_with_adapted_touches_the_mask_alone() -> None:
+    coefficients = torch.zeros(2, 2, 2)
+    mask = torch.tensor([[True, False], [False, True]])
+    replaced = with_adapted(coefficients, mask, torch.ones(2, 2))
+    assert replaced.sum(dim=-1).tolist() == [[2, 0], [0, 2]]
+    assert (coefficients == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": ()}, "no layer or no site"),
+        ({"loss": "hinge"}, "loss 'hinge' is unknown .known: restricted, vocabulary."),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"learning_rate": 0.0}, "learning rate is 0.0"),
+    ],
+)
+def test_settings_check_themselves(change: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        dataclasses.replace(SETTINGS, **change)

@@ -1,0 +1,54 @@
+"""Trie scores against the plain chain rule, and that they are probabilities."""
+
+import numpy as np
+import torch
+
+from calibration.data import Example
+from calibration.hooked import HookedModel
+from calibration.score import label_log_probs
+from calibration.task import TaskDefinition
+from ifedicl_serve.prompt import token_ids
+
+
+def prompts(task: TaskDefinition, examples: list[Example]) -> list[str]:
+    return [task.prompt.render(example.text) for example in examples]
+
+
+def test_probabilities_sum_to_1_with_shared_prefixes(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    trie = task.trie(llama.tokenizer)
+    assert len(trie.nodes) == 3  # the root, after "water", after "energy"
+    scores = label_log_probs(llama, prompts(task, examples), trie)
+    assert scores.shape == (12, 4) and scores.dtype == np.float32
+    np.testing.assert_allclose(np.exp(scores).sum(axis=1), 1, rtol=1e-6)
+    assert np.ptp(scores[:, 0]) > 0.01  # the text matters
+
+
+def test_equals_the_chain_rule_done_by_hand(llama: HookedModel, task: TaskDefinition) -> None:
+    prompt = task.prompt.render("some text")
+    scores = label_log_probs(llama, [prompt], task.trie(llama.tokenizer))[0]
+    ids = token_ids(llama.tokenizer, prompt)
+    water, bill, energy, sun = task.label_tokens(llama.tokenizer)
+    with torch.inference_mode():
+        root = llama.network(torch.tensor([ids])).logits[0, -1]
+        inner = llama.network(torch.tensor([ids + [water[0]]])).logits[0, -1]
+    assert water[0] == bill[0] and energy[0] == sun[0]
+    first = root[[water[0], energy[0]]].log_softmax(0)
+    second = inner[[water[1], bill[1]]].log_softmax(0)
+    np.testing.assert_allclose(scores[:2], (first[0] + second).numpy(), atol=1e-5)
+
+
+def test_batching_changes_nothing(
+    llama: HookedModel, task: TaskDefinition, examples: list[Example]
+) -> None:
+    trie = task.trie(llama.tokenizer)
+    together = label_log_probs(llama, prompts(task, examples), trie)
+    alone = [label_log_probs(llama, [prompt], trie)[0] for prompt in prompts(task, examples)]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+
+
+def test_few_shot_prompt_is_demonstrations_then_prompt(task: TaskDefinition) -> None:
+    shown = [Example("a", "water"), Example("b", "energy")]
+    expected = "Text: a\nLabel: water\n\nText: b\nLabel: energy\n\nText: c\nLabel:"
+    assert task.few_shot_prompt(shown, "c") == expected
