@@ -3,7 +3,6 @@
 Nothing here depends on when or how fast a run goes: equal jobs give equal digests.
 """
 
-import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ class Job:
         return fingerprint(
             __version__,
             self.identity.model_dump(),
-            weights_sample(self.model),
             str(self.model.network.dtype),
             self.model.device.type,
             self.task.name,
@@ -95,13 +93,3 @@ def versions() -> dict[str, str]:
     """What computed the artifact."""
     found = {name: version(name) for name in PACKAGES}
     return found | {"ifedicl-serve": __version__, "python": platform.python_version()}
-
-
-def weights_sample(model: HookedModel) -> str:
-    """A digest of the one-dimensional parameters (norms, biases): tells retrained weights of
-    the same shape apart without reading gigabytes."""
-    digest = hashlib.sha256()
-    for parameter in model.network.parameters():
-        if parameter.dim() == 1:
-            digest.update(parameter.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Which base model a task was calibrated on, as digests of its config and tokenizer.
+"""Which base model a task was calibrated on, as digests of its config, tokenizer and weights.
 
 A context vector means nothing to another model, and label tokens nothing to another
 tokenizer. Files are resolved as transformers does: a local folder or a hub name.
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
 
 from ifedicl_serve.errors import ModelError
@@ -17,6 +18,7 @@ from ifedicl_serve.errors import ModelError
 # Keys of config.json that say how a checkpoint was saved, not what it computes.
 VOLATILE_KEYS = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "use_cache"}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class ModelIdentity(BaseModel):
@@ -28,6 +30,7 @@ class ModelIdentity(BaseModel):
     architecture: str
     config_digest: str
     tokenizer_digest: str
+    weights_digest: str
 
     @classmethod
     def of(cls, model: str) -> "ModelIdentity":
@@ -44,11 +47,12 @@ class ModelIdentity(BaseModel):
             architecture=architectures[0],
             config_digest=_digest(stable),
             tokenizer_digest=_tokenizer_digest(model),
+            weights_digest=_weights_digest(model),
         )
 
     def mismatch(self, other: "ModelIdentity") -> str | None:
         """What differs from `other` in a way that matters, or None."""
-        for field in ("architecture", "config_digest", "tokenizer_digest"):
+        for field in ("architecture", "config_digest", "tokenizer_digest", "weights_digest"):
             mine, theirs = getattr(self, field), getattr(other, field)
             if mine != theirs:
                 return (
@@ -69,6 +73,28 @@ def _tokenizer_digest(model: str) -> str:
     raise ModelError(
         f"{model} has none of {', '.join(TOKENIZER_FILES)}; save its tokenizer beside it"
     )
+
+
+def _weights_digest(model: str) -> str:
+    """Of all one-dimensional tensors (norms, biases): any training changes them, and they are a
+    few hundred kilobytes where the checkpoint is gigabytes. A folder without safetensors (for
+    vLLM's dummy weights) has the digest of none."""
+    index = _find(model, WEIGHTS_INDEX)
+    names = set(_json_object(index)["weight_map"].values()) if index else {WEIGHTS_FILE}
+    paths = [_find(model, name) for name in sorted(names)]
+    return _digest({k: v for path in paths if path for k, v in _vector_digests(path).items()})
+
+
+def _vector_digests(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {
+                name: hashlib.sha256(file.get_tensor(name).float().numpy().tobytes()).hexdigest()
+                for name in file.keys()
+                if len(file.get_slice(name).get_shape()) == 1
+            }
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a safetensors file: {error}; download it again") from error
 
 
 def _read_json(model: str, name: str) -> dict[str, Any]:

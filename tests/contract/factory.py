@@ -20,7 +20,11 @@ from ifedicl_serve.injection import SITES, adapted_mask, initial_coefficients
 from ifedicl_serve.prompt import PromptTemplate
 
 MODEL = ModelIdentity(
-    name="base", architecture="LlamaForCausalLM", config_digest="c" * 64, tokenizer_digest="d" * 64
+    name="base",
+    architecture="LlamaForCausalLM",
+    config_digest="c" * 64,
+    tokenizer_digest="d" * 64,
+    weights_digest="e" * 64,
 )
 LAYERS, HIDDEN = 4, 8
 

@@ -259,7 +259,9 @@ def test_a_spec_is_checked_where_it_is_born():
 # -- refusals of the model and the digest
 
 
-@pytest.mark.parametrize("field", ["architecture", "config_digest", "tokenizer_digest"])
+@pytest.mark.parametrize(
+    "field", ["architecture", "config_digest", "tokenizer_digest", "weights_digest"]
+)
 def test_an_artifact_of_another_model_is_refused(folder, field):
     other = MODEL.model_copy(update={field: "other", "name": "served"})
     message = refusal(folder, model=other)

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.identity import VOLATILE_KEYS, ModelIdentity
@@ -118,4 +120,35 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, tmp_path, name, raw):
     checkpoint()
     (tmp_path / "base" / name).write_text(raw)
     with pytest.raises(ModelError, match=f"{name} is not a JSON object"):
+        ModelIdentity.of(str(tmp_path / "base"))
+
+
+def save_weights(folder, norm, matrix, name="model.safetensors"):
+    save_file({"norm": torch.tensor(norm), "matrix": torch.tensor(matrix)}, folder / name)
+
+
+def test_retrained_weights_of_the_same_shape_are_another_model(checkpoint, tmp_path):
+    checkpoint()
+    save_weights(tmp_path / "base", [1.0, 1.0], [[1.0, 2.0]])
+    before = ModelIdentity.of(str(tmp_path / "base"))
+    save_weights(tmp_path / "base", [1.0, 1.01], [[1.0, 2.0]])
+    assert "weights digest" in before.mismatch(ModelIdentity.of(str(tmp_path / "base")))
+
+
+def test_the_same_weights_in_shards_are_the_same_model(checkpoint, tmp_path):
+    checkpoint()
+    checkpoint(folder="shards")
+    save_weights(tmp_path / "base", [1.0, 1.5], [[1.0, 2.0]])
+    save_file({"norm": torch.tensor([1.0, 1.5])}, tmp_path / "shards" / "a.safetensors")
+    save_file({"matrix": torch.tensor([[1.0, 2.0]])}, tmp_path / "shards" / "b.safetensors")
+    index = {"weight_map": {"norm": "a.safetensors", "matrix": "b.safetensors"}}
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    whole, shards = (ModelIdentity.of(str(tmp_path / name)) for name in ("base", "shards"))
+    assert whole.mismatch(shards) is None
+
+
+def test_damaged_weights_are_refused(checkpoint, tmp_path):
+    checkpoint()
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"no safetensors")
+    with pytest.raises(ModelError, match="not a safetensors file"):
         ModelIdentity.of(str(tmp_path / "base"))
