@@ -45,4 +45,5 @@ class VllmEngine:
         prompt = {"prompt_token_ids": prompt_ids}
         async for output in self.client.encode(prompt, params, f"classify-{uuid4().hex}"):
             result = output
-        return TokenScores(result.outputs.data.numpy(), result.num_cached_tokens or 0)
+        log_probs = result.outputs.data.numpy()[: len(token_ids)]  # the rest is padding
+        return TokenScores(log_probs, result.num_cached_tokens or 0)

@@ -1,7 +1,8 @@
 """Scores a request's label tokens from its last hidden state: no vocabulary product, no sampler.
 
 The union of the batch's label tokens is scored in one small matrix product; each request
-then takes the softmax over its own.
+then takes the softmax over its own. A batch is a handful of kernels and one copy to the host,
+however many requests and label sets it mixes.
 """
 
 from collections.abc import Callable
@@ -9,18 +10,22 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from vllm.model_executor.layers.pooler.abstract import Pooler
+from vllm.model_executor.layers.pooler import DispatchPooler
+from vllm.model_executor.layers.pooler.abstract import Pooler, PoolerOutput
 from vllm.tasks import PoolingTask
 from vllm.v1.pool.metadata import PoolingMetadata
 
 from ifedicl_serve.plugin.request import TaskRequest
 
+PADDING = -1
+
 
 class LabelPooler(Pooler):
-    """Log-probabilities [tokens] among each request's label tokens, float32.
+    """Log-probabilities [requests, most labels] among each request's label tokens, float32.
 
-    A request whose artifact could not be loaded gets NaN, never another task's scores; one
-    that names no tokens gets NaN too (vLLM's profiling run, or a raw request without ours).
+    Rows are padded with -inf (no probability) behind a request's own labels. A request whose
+    artifact could not be loaded gets NaN, never another task's scores; one that names no
+    tokens gets NaN too (vLLM's profiling run, or a raw request without ours).
     """
 
     def __init__(
@@ -35,26 +40,45 @@ class LabelPooler(Pooler):
     def get_supported_tasks(self) -> set[PoolingTask]:
         return {"classify"}
 
-    def forward(
-        self, hidden_states: Tensor, pooling_metadata: PoolingMetadata
-    ) -> list[Tensor | None]:
-        """Score hidden states [tokens, hidden] of a batch, one result per request."""
+    def forward(self, hidden_states: Tensor, pooling_metadata: PoolingMetadata) -> Tensor:
+        """Score hidden states [tokens, hidden] of a batch, one row per request."""
         last = pooling_metadata.get_pooling_cursor().last_token_indices_gpu
         requests = [TaskRequest.of(params) for params in pooling_metadata.pooling_params]
-        counts = [max(1, len(request.label_token_ids)) for request in requests]
-        ids = np.concatenate([request.label_token_ids or (0,) for request in requests])
-        rows = np.repeat(np.arange(len(requests)), counts)
+        ids = _padded([request.label_token_ids for request in requests])
         union, columns = np.unique(ids, return_inverse=True)
-        device = hidden_states.device
-        logits = self.label_logits(hidden_states[last], torch.from_numpy(union).to(device))
-        chosen = logits[torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)]
-        return [
-            self._finished(request, scores)
-            for request, scores in zip(requests, chosen.split(counts), strict=True)
-        ]
+        failed = [not self._answerable(request) for request in requests]
 
-    def _finished(self, request: TaskRequest, logits: Tensor) -> Tensor:
+        def on_device(values: object) -> Tensor:
+            return torch.as_tensor(values).to(hidden_states.device, non_blocking=True)
+
+        # NaN before the ranks' logits are summed: one rank that failed fails the request.
+        hidden = hidden_states[last].masked_fill(on_device(failed).unsqueeze(1), torch.nan)
+        logits = self.label_logits(hidden, on_device(np.maximum(union, 0)))
+        chosen = logits.gather(1, on_device(columns.reshape(ids.shape)))
+        return chosen.masked_fill(on_device(ids == PADDING), -torch.inf).log_softmax(dim=-1)
+
+    def _answerable(self, request: TaskRequest) -> bool:
         available = request.digest is None or self.is_resident(request.digest)
-        if not (available and request.label_token_ids):
-            return torch.full_like(logits, torch.nan)
-        return torch.log_softmax(logits, dim=-1)
+        return available and bool(request.label_token_ids)
+
+
+def _padded(rows: list[tuple[int, ...]]) -> np.ndarray:
+    """Token ids [requests, most labels], int64, with `PADDING` behind the shorter rows."""
+    padded = np.full((len(rows), max(1, *map(len, rows))), PADDING, dtype=np.int64)
+    for row, ids in zip(padded, rows, strict=True):
+        row[: len(ids)] = ids
+    return padded
+
+
+class TaskPooler(DispatchPooler):
+    """Label scores, and embeddings for whoever asks for those instead."""
+
+    def forward(self, hidden_states: Tensor, pooling_metadata: PoolingMetadata) -> PoolerOutput:
+        """As `DispatchPooler`, but a batch of one kind stays one tensor.
+
+        vLLM copies a tensor to the host at once, and a list one request at a time.
+        """
+        kinds = set(pooling_metadata.tasks)
+        if len(kinds) == 1:
+            return self.poolers_by_task[kinds.pop()](hidden_states, pooling_metadata)
+        return super().forward(hidden_states, pooling_metadata)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from vllm.config import VllmConfig
 from vllm.distributed import tensor_model_parallel_all_reduce
-from vllm.model_executor.layers.pooler import DispatchPooler
 from vllm.model_executor.layers.pooler.seqwise import pooler_for_embed
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.model_executor.models.llama import LlamaForCausalLM
@@ -24,7 +23,7 @@ from ifedicl_serve.errors import ModelError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import inject
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.label_pooler import LabelPooler
+from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
 from ifedicl_serve.plugin.slots import SlotTables
 
 
@@ -51,7 +50,7 @@ class TaskAdapted:
             )
         self.task_slots = _slot_tables(self, vllm_config)
         _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
-        self.pooler = DispatchPooler(
+        self.pooler = TaskPooler(
             {
                 "classify": LabelPooler(self.label_logits, self.task_slots.holds),
                 "embed": pooler_for_embed(vllm_config.model_config.pooler_config),

@@ -109,8 +109,11 @@ def run(llm, requests, task: str = "classify") -> list:
 
 
 def scores(llm, requests) -> list[np.ndarray]:
-    """Label log-probabilities per request."""
-    return [output.outputs.data.numpy() for output in run(llm, requests)]
+    """Label log-probabilities per request, without the padding behind its own labels."""
+    return [
+        output.outputs.data.numpy()[: len(who.label_token_ids)]
+        for output, (_, who) in zip(run(llm, requests), requests, strict=True)
+    ]
 
 
 def random_prompts(count: int, seed: int = 0, low: int = 8, high: int = 48) -> list[list[int]]:
