@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click import ClickException
 from rich.console import Console
 from rich.markup import escape
 
@@ -47,20 +46,17 @@ def export(argv: Sequence[str]) -> int:
 
 
 def _run(name: str, command: Callable[..., None], argv: Sequence[str]) -> int:
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     try:
-        # With standalone_mode off an Exit, as --help raises, is returned as its status.
-        return app(args=list(argv), prog_name=f"ifedicl {name}", standalone_mode=False) or 0
-    except ClickException as error:
-        error.show()
-        return error.exit_code
+        app(args=list(argv), prog_name=f"ifedicl {name}")
+    except SystemExit as stop:  # as typer ends help, usage errors and Ctrl-C
+        return int(stop.code or 0)
     except IFedICLError as error:
         message = " ".join(str(error).split())
         Console(stderr=True, soft_wrap=True).print(f"[red]error: {escape(message)}[/]")
         return 1
-    except KeyboardInterrupt:
-        return 130
+    return 0
 
 
 def _calibrate(
