@@ -20,6 +20,7 @@ from api.schema import (
     TaskList,
     Usage,
 )
+from ifedicl_serve.errors import TaskNotFoundError
 from ifedicl_serve.registry import Task, TaskRegistry
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -43,8 +44,13 @@ ClassifierDep = Annotated[Classifier, Depends(get_classifier)]
 router = APIRouter(route_class=TaskRoute, tags=["tasks"])
 
 
+@router.post("/classify", include_in_schema=False)
+async def classify_elsewhere() -> None:
+    """In place of vLLM's own route, which knows no tasks and which --api-key does not guard."""
+    raise TaskNotFoundError("no tasks are served here; send the request to /v1/classify")
+
+
 @router.post("/v1/classify", responses=ERRORS)
-@router.post("/classify", responses=ERRORS, include_in_schema=False)  # vLLM's own path
 async def classify(
     body: ClassifyRequest, registry: Registry, classifier: ClassifierDep
 ) -> ClassifyResponse:

@@ -6,6 +6,7 @@ Our two options are read here; everything else is vLLM's and goes to its parser 
 import argparse
 import os
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,23 @@ from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 
 PLUGINS = ("ifedicl", "ifedicl-api")
+# Entry point groups that VLLM_PLUGINS filters once it is set; unset, vLLM loads all of them.
+GATED_GROUPS = (
+    "vllm.general_plugins",
+    "vllm.platform_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.stat_logger_plugins",
+)
+# vLLM flags that would serve something else than what --model names and tasks are checked against.
+OTHER_MODEL_FLAGS = (
+    "revision",
+    "tokenizer",
+    "tokenizer_revision",
+    "quantization",
+    "hf_config_path",
+)
+# vLLM flags that ifedicl serve sets itself.
+OWN_FLAGS = ("runner", "convert", "pooler_config", "additional_config")
 
 
 def main(argv: list[str]) -> int:
@@ -70,9 +88,29 @@ def _slots(max_resident_tasks: int | None) -> int | None:
 
 
 def _enable_plugins() -> None:
-    """vLLM loads endpoint plugins only by name, and the same variable gates general plugins."""
-    named = [name for name in os.environ.get("VLLM_PLUGINS", "").split(",") if name]
+    """vLLM loads endpoint plugins only by name, and the same variable gates all other plugins:
+    those that it would load without the variable are named too."""
+    if "VLLM_PLUGINS" in os.environ:
+        named = [name for name in os.environ["VLLM_PLUGINS"].split(",") if name]
+    else:
+        named = [entry.name for group in GATED_GROUPS for entry in entry_points(group=group)]
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, *PLUGINS]))
+
+
+def _refuse_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a usage error if a flag was given that tasks cannot be served with."""
+    serve = parser.parse_args(["serve", args.model])  # every flag at its default
+
+    def given(flag: str) -> bool:
+        return getattr(args, flag) != getattr(serve, flag)
+
+    for flag in filter(given, OTHER_MODEL_FLAGS):
+        parser.error(
+            f"--{flag.replace('_', '-')} would serve another model than the one tasks are checked "
+            "against; give --model a local folder of what is to be served"
+        )
+    for flag in filter(given, OWN_FLAGS):
+        parser.error(f"--{flag.replace('_', '-')} is set by ifedicl serve; leave it out")
 
 
 def _run_vllm(argv: list[str], architecture: str, tasks: TaskConfig) -> None:
@@ -88,8 +126,7 @@ def _run_vllm(argv: list[str], architecture: str, tasks: TaskConfig) -> None:
     command = ServeSubcommand()
     command.subparser_init(parser.add_subparsers(dest="subparser"))
     args: Any = parser.parse_args(argv)
-    if args.additional_config:
-        parser.error("--additional-config is taken by ifedicl serve for its tasks")
+    _refuse_flags(parser, args)
     args.runner = "pooling"
     args.pooler_config = PoolerConfig(task="classify")
     args.hf_overrides = {**(args.hf_overrides or {}), "architectures": [architecture]}

@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, under 5 minutes")
     parser.add_argument("--json", type=Path, help="write settings, seconds and headline here")
     args = parser.parse_args()
-    batch, rounds = (128, 3) if args.quick else (256, 11)
+    batch, rounds = (64, 3) if args.quick else (256, 7)
     with tempfile.TemporaryDirectory() as folder:
         tasks = Path(folder)
         digests = [

@@ -113,8 +113,10 @@ def _calibrate(
     from calibration.progress import ConsoleProgress
     from calibration.report import write_report
     from calibration.state import StateStore
+    from ifedicl_serve.artifact import refuse_occupied
     from ifedicl_serve.injection import SITES
 
+    refuse_occupied(out)
     if not data:
         raise DataError("no data given; name labelled examples with --data or --client")
     console = Console()

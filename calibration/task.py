@@ -10,7 +10,7 @@ from typing import Any
 from calibration.data import Example
 from ifedicl_serve.artifact import Label, TaskSpec
 from ifedicl_serve.labels import LabelTrie, Tokens
-from ifedicl_serve.prompt import PROBE, PromptTemplate, label_tokens, label_trie
+from ifedicl_serve.prompt import PromptTemplate, label_trie, tokenized_labels
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,7 @@ class TaskDefinition:
 
     def label_tokens(self, tokenizer: Any) -> list[Tokens]:
         """Each label's tokens after the prompt, the terminator last."""
-        head = self.prompt.render(PROBE)
-        return [
-            label_tokens(tokenizer, head, verbalization, self.prompt.separator)
-            for verbalization in self.verbalizations
-        ]
+        return tokenized_labels(tokenizer, self.prompt, self.verbalizations)
 
     def indices(self, examples: Sequence[Example]) -> list[int]:
         """The position of each example's label among the task's labels."""

@@ -113,8 +113,16 @@ def server(port: int) -> Iterator[Server]:
         try:
             yield Server(f"http://127.0.0.1:{port}", process)
         finally:
-            process.terminate()
-            process.wait(timeout=60)
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask the server to stop, and make it if it does not."""
+    process.terminate()
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def wait_until_healthy(server: Server) -> None:

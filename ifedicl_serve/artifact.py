@@ -114,8 +114,9 @@ def save_artifact(
     """Validate and write a task to `folder`, replacing what is there, and return it as loaded.
 
     The folder is written beside its destination, synced and renamed, so a reader never sees
-    half of it.
+    half of it. Raises ArtifactError if `folder` holds anything but a task.
     """
+    refuse_occupied(folder)
     vectors = save_safetensors(
         {
             "context_vector": context_vector.detach().float().cpu().contiguous(),
@@ -136,6 +137,17 @@ def save_artifact(
         staged.rename(folder)
         _sync_directory(folder.parent)
     return artifact
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise ArtifactError unless `folder` is free, empty or a task: what is there is replaced."""
+    if not folder.exists() or (folder / TASK_FILE).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise ArtifactError(
+            f"{folder} exists and is no task, so it is not replaced; choose a folder for the "
+            f"task alone, e.g. {folder / 'my-task'}"
+        )
 
 
 def read_spec(folder: Path) -> tuple[TaskSpec, str]:

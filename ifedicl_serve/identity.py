@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from transformers.utils.hub import cached_file
@@ -76,25 +77,27 @@ def _tokenizer_digest(model: str) -> str:
 
 
 def _weights_digest(model: str) -> str:
-    """Of all one-dimensional tensors (norms, biases): any training changes them, and they are a
-    few hundred kilobytes where the checkpoint is gigabytes. A folder without safetensors (for
-    vLLM's dummy weights) has the digest of none."""
+    """Of every vector whole and of every matrix its first row: what any training, or a merged
+    LoRA, changes, in a few megabytes where the checkpoint has gigabytes. A folder without
+    safetensors (for vLLM's dummy weights) has the digest of none."""
     index = _find(model, WEIGHTS_INDEX)
     names = set(_json_object(index)["weight_map"].values()) if index else {WEIGHTS_FILE}
     paths = [_find(model, name) for name in sorted(names)]
-    return _digest({k: v for path in paths if path for k, v in _vector_digests(path).items()})
+    return _digest({k: v for path in paths if path for k, v in _sample_digests(path).items()})
 
 
-def _vector_digests(path: Path) -> dict[str, str]:
+def _sample_digests(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {
-                name: hashlib.sha256(file.get_tensor(name).float().numpy().tobytes()).hexdigest()
-                for name in file.keys()
-                if len(file.get_slice(name).get_shape()) == 1
-            }
+            return {name: _sample_digest(file.get_slice(name)) for name in file.keys()}
     except SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file: {error}; download it again") from error
+
+
+def _sample_digest(tensor: Any) -> str:
+    dimensions = len(tensor.get_shape())
+    sample = tensor[:1] if dimensions > 1 else tensor[...]
+    return hashlib.sha256(sample.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _read_json(model: str, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ifedicl_serve.errors import PromptError
-from ifedicl_serve.labels import LabelTrie
+from ifedicl_serve.labels import LabelTrie, Tokens
 
 PLACEHOLDER = "{text}"
 # Text put into the template while label tokens are worked out; any text gives the same
@@ -64,14 +64,18 @@ def label_trie(tokenizer: Any, prompt: PromptTemplate, verbalizations: list[str]
 
     Raises PromptError if a label merges with the prompt or collides with another label.
     """
+    return LabelTrie.build(verbalizations, tokenized_labels(tokenizer, prompt, verbalizations))
+
+
+def tokenized_labels(
+    tokenizer: Any, prompt: PromptTemplate, verbalizations: list[str]
+) -> list[Tokens]:
+    """Each label's tokens after the prompt, the terminator last."""
     head = prompt.render(PROBE)
-    terminated = [
-        label_tokens(tokenizer, head, label, prompt.separator) for label in verbalizations
-    ]
-    return LabelTrie.build(verbalizations, terminated)
+    return [label_tokens(tokenizer, head, label, prompt.separator) for label in verbalizations]
 
 
-def label_tokens(tokenizer: Any, head: str, label: str, separator: str) -> tuple[int, ...]:
+def label_tokens(tokenizer: Any, head: str, label: str, separator: str) -> Tokens:
     """Tokens of `label` after `head`, ended by the first token of the separator."""
     head_ids = token_ids(tokenizer, head)
     label_ids = token_ids(tokenizer, f"{head} {label}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+START_LIMIT_S = 600
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 COMMANDS = [block for block in BLOCKS if block.startswith(".venv/bin/ifedicl ")]
@@ -65,7 +66,8 @@ def test_make_serve_answers_the_curl_line(demo):
         start_new_session=True,
     )
     try:
-        while server.poll() is None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while server.poll() is None and time.monotonic() < deadline:
             try:
                 httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
                 break

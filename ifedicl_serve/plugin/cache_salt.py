@@ -37,7 +37,7 @@ def salt_requests_by_task() -> None:
     from vllm.v1.request import Request
 
     original = Request.from_engine_core_request.__func__
-    if hasattr(original, "__wrapped__"):
+    if hasattr(original, "salts_by_task"):
         return
 
     @wraps(original)
@@ -52,4 +52,5 @@ def salt_requests_by_task() -> None:
             request.cache_salt = task_salt(digest, request.cache_salt)
         return original(cls, request, block_hasher)
 
+    from_engine_core_request.salts_by_task = True  # type: ignore[attr-defined]
     Request.from_engine_core_request = classmethod(from_engine_core_request)

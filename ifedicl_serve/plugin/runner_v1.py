@@ -17,7 +17,7 @@ def assign_slots_in_v1_runner() -> None:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     original = GPUModelRunner._prepare_inputs
-    if hasattr(original, "__wrapped__"):
+    if hasattr(original, "assigns_task_slots"):
         return
 
     @wraps(original)
@@ -32,4 +32,5 @@ def assign_slots_in_v1_runner() -> None:
             task_slots.assign(digests, num_scheduled_tokens)
         return prepared
 
+    prepare_inputs.assigns_task_slots = True  # type: ignore[attr-defined]
     GPUModelRunner._prepare_inputs = prepare_inputs

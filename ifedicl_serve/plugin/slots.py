@@ -51,6 +51,8 @@ class SlotTables:
         self.shift = torch.zeros(*shape, hidden_size, dtype=dtype, device=device)
         self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._slots: OrderedDict[str, int] = OrderedDict()  # digest -> slot, oldest use first
+        # For good: KV of their unadapted tokens may be cached under the salt of the task.
+        self._failed: set[str] = set()
         self._free = list(range(num_slots - 1, IDENTITY_SLOT, -1))
         self._tokens_used = 0
 
@@ -63,14 +65,15 @@ class SlotTables:
 
         `digests` names one artifact (or None) per request and `counts` its tokens, in batch
         order; at most as many distinct artifacts as there are slots. An artifact that cannot
-        be loaded is logged and leaves its tokens at the identity; `holds` tells the pooler.
+        be loaded is logged and leaves its tokens at the identity; `holds` tells the pooler. It
+        is not tried again: its requests' KV must not meet those of a later success.
         """
         wanted = dict.fromkeys(digest for digest in digests if digest is not None)
         for digest in wanted:
             if digest in self._slots:
                 self._slots.move_to_end(digest)  # now newer than anything this batch may evict
         for digest in wanted:
-            if digest not in self._slots:
+            if digest not in self._slots and digest not in self._failed:
                 self._load(digest)
         slots = [self._slots.get(digest, IDENTITY_SLOT) if digest else 0 for digest in digests]
         self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
@@ -80,7 +83,8 @@ class SlotTables:
             artifact = load_artifact(self.index.find(digest), self.model, digest)
             self._refuse_other_shape(artifact)
         except ArtifactError as error:
-            logger.error("task %s is unavailable: %s", digest[:16], error)
+            logger.error("task %s is unavailable until a restart: %s", digest[:16], error)
+            self._failed.add(digest)
             return
         slot = self._free.pop() if self._free else self._slots.popitem(last=False)[1]
         injection = fold(artifact.context_vector, artifact.coefficients)

@@ -1,6 +1,7 @@
 """`ifedicl serve` up to the point where vLLM starts."""
 
 import os
+from importlib.metadata import entry_points
 
 import pytest
 
@@ -116,7 +117,6 @@ def test_missing_options_end_with_usage(argv, started, capsys):
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        (None, "ifedicl,ifedicl-api"),
         ("", "ifedicl,ifedicl-api"),
         ("metal", "metal,ifedicl,ifedicl-api"),
         ("ifedicl-api,metal", "ifedicl-api,metal,ifedicl"),
@@ -124,12 +124,18 @@ def test_missing_options_end_with_usage(argv, started, capsys):
     ],
 )
 def test_our_plugins_join_those_already_named(tmp_path, started, monkeypatch, before, after):
-    if before is None:
-        monkeypatch.delenv("VLLM_PLUGINS")
-    else:
-        monkeypatch.setenv("VLLM_PLUGINS", before)
+    monkeypatch.setenv("VLLM_PLUGINS", before)
     run("--model", TINY_QWEN2, "--tasks", tmp_path)
     assert os.environ["VLLM_PLUGINS"] == after
+
+
+def test_plugins_that_load_without_the_variable_still_load(tmp_path, started, monkeypatch):
+    monkeypatch.delenv("VLLM_PLUGINS")
+    run("--model", TINY_QWEN2, "--tasks", tmp_path)
+    named = os.environ["VLLM_PLUGINS"].split(",")
+    groups = (entry_points(group=group) for group in serve.GATED_GROUPS)
+    installed = {entry.name for group in groups for entry in group}
+    assert {*installed, "ifedicl", "ifedicl-api"} == set(named)
 
 
 def test_plugins_are_left_alone_if_nothing_starts(tmp_path, started):

@@ -350,3 +350,11 @@ def test_a_layer_adapted_but_not_listed_is_refused(folder, changed):
 def test_a_site_adapted_but_not_listed_is_refused(folder):
     edit_task(folder, sites=["attn"])
     assert "coefficients outside layers (2, 3) and sites ('attn',)" in refusal(folder)
+
+
+def test_a_folder_with_anything_but_a_task_is_not_replaced(tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ArtifactError, match="exists and is no task"):
+        make_artifact(tmp_path / "project")
+    assert (tmp_path / "project" / "thesis.tex").read_text() == "years of work"

@@ -152,3 +152,11 @@ def test_damaged_weights_are_refused(checkpoint, tmp_path):
     (tmp_path / "base" / "model.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(ModelError, match="not a safetensors file"):
         ModelIdentity.of(str(tmp_path / "base"))
+
+
+def test_a_merged_lora_is_another_model(checkpoint, tmp_path):
+    checkpoint()
+    save_weights(tmp_path / "base", [1.0, 1.0], [[1.0, 2.0]])
+    before = ModelIdentity.of(str(tmp_path / "base"))
+    save_weights(tmp_path / "base", [1.0, 1.0], [[1.0, 2.01]])
+    assert "weights digest" in before.mismatch(ModelIdentity.of(str(tmp_path / "base")))

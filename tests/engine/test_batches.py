@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from bench.random_tasks import random_task
-from ifedicl_serve.artifact import save_artifact
 from tests.engine.conftest import (
     NUM_TASKS,
     engine,
@@ -115,13 +114,23 @@ def test_a_label_token_outside_the_vocabulary_is_never_scored(fresh, tasks):
     assert np.isnan(scores(fresh, [request(prompt, tasks[1][0], (300, outside))])[0]).all()
 
 
-def test_an_artifact_added_while_running_is_found(fresh, models, tasks, tmp_path):
+def test_an_artifact_added_before_its_first_request_is_found(fresh, models, tasks):
     folder, _ = tasks
-    late = random_task(models["llama"], tmp_path / "late", seed=99)
     prompt = random_prompts(1)[0]
-    assert np.isnan(scores(fresh, [request(prompt, late.digest, CHOICES)])[0]).all()
-    save_artifact(late.spec, late.context_vector, late.coefficients, folder / "late")
-    try:
-        assert np.isfinite(scores(fresh, [request(prompt, late.digest, CHOICES)])[0]).all()
-    finally:
-        shutil.rmtree(folder / "late")
+    scores(fresh, [request(prompt, tasks[1][0], CHOICES)])  # the folder has been looked at
+    late = random_task(models["llama"], folder / "late", seed=99)
+    found = scores(fresh, [request(prompt, late.digest, CHOICES)])[0]
+    fresh.reset_prefix_cache()
+    np.testing.assert_allclose(
+        found, scores(fresh, [request(prompt, late.digest, CHOICES)])[0], atol=TOLERANCE
+    )
+
+
+def test_a_task_that_failed_once_stays_unavailable(fresh, models, tasks, tmp_path):
+    """Blocks computed without it are cached under its salt; they must not meet adapted ones."""
+    folder, _ = tasks
+    lost = random_task(models["llama"], tmp_path / "lost", seed=98)
+    prompt = random_prompts(1, low=200, high=201)[0]
+    assert np.isnan(scores(fresh, [request(prompt, lost.digest, CHOICES)])[0]).all()
+    shutil.copytree(tmp_path / "lost", folder / "lost")
+    assert np.isnan(scores(fresh, [request(prompt, lost.digest, CHOICES)])[0]).all()

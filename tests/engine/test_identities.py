@@ -29,10 +29,27 @@ def test_no_task_and_identity_task_are_vanilla_vllm_bit_for_bit(models, family, 
             assert torch.equal(ours, vanilla)
 
 
-def test_compiled_no_task_is_compiled_vanilla_vllm_bit_for_bit(models, tmp_path):
+def in_a_mixed_batch(model, tasks, task, dtype, **options) -> torch.Tensor:
+    """Hidden states of every other prompt, unadapted, with adapted ones between them."""
+    digests = [None, task.digest] * (len(PROMPTS) // 2)
+    with engine(model, tasks, task="embed", dtype=dtype, **options) as llm:
+        mixed = [request(*pair) for pair in zip(PROMPTS, digests, strict=True)]
+        outputs = run(llm, mixed, task="embed")
+    return torch.stack([output.outputs.data for output in outputs[::2]])
+
+
+def test_no_task_is_vanilla_beside_adapted_requests_in_one_batch(models, tmp_path):
+    task = random_task(models["llama"], tmp_path / "task", seed=1)
+    vanilla = hidden_states(models["llama"], None, "bfloat16")
+    ours = in_a_mixed_batch(models["llama"], tmp_path, task, "bfloat16")
+    assert torch.equal(ours, vanilla[::2])
+
+
+def test_compiled_no_task_is_compiled_vanilla_beside_adapted_requests(models, tmp_path):
+    task = random_task(models["llama"], tmp_path / "task", seed=1)
     vanilla = hidden_states(models["llama"], None, "bfloat16", enforce_eager=False)
-    ours = hidden_states(models["llama"], tmp_path, "bfloat16", enforce_eager=False)
-    assert torch.equal(ours, vanilla)
+    ours = in_a_mixed_batch(models["llama"], tmp_path, task, "bfloat16", enforce_eager=False)
+    assert torch.equal(ours, vanilla[::2])
 
 
 def test_a_task_changes_the_hidden_states(models, tmp_path):

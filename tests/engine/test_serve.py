@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -62,7 +63,10 @@ def server(model, tasks, tmp_path_factory):
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def wait_until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
@@ -108,11 +112,26 @@ def test_served_probabilities_are_those_of_calibration(client, model, tasks, nam
 
 
 def test_concurrent_requests_for_two_tasks_do_not_mix(client):
-    """Alternating requests give each task the scores it has alone."""
     alone = {name: served(client, name) for name in ("alpha", "beta")}
     assert not np.allclose(alone["alpha"], alone["beta"], atol=0.01)
-    for name in ("alpha", "beta", "alpha", "beta"):
-        np.testing.assert_allclose(served(client, name), alone[name], atol=1e-4)
+    names = ("alpha", "beta") * 4
+    with ThreadPoolExecutor(len(names)) as pool:
+        results = pool.map(lambda name: served(client, name), names)
+        for name, scores in zip(names, results, strict=True):
+            np.testing.assert_allclose(scores, alone[name], atol=1e-4)
+
+
+def test_the_prefix_cache_is_used_within_a_task_and_never_across(client):
+    text = " ".join(f"{number} euros" for number in range(90))  # over one block of 128 tokens
+
+    def cached_tokens(task: str) -> int:
+        body = {"task": task, "input": text}
+        usage = client.post("/v1/classify", json=body).json()["usage"]
+        return usage["prompt_tokens_details"]["cached_tokens"]
+
+    assert cached_tokens("alpha") == 0
+    assert cached_tokens("beta") == 0
+    assert cached_tokens("alpha") >= 128
 
 
 def test_bad_artifacts_are_listed_with_their_reason_and_stop_nothing(client):
@@ -141,5 +160,9 @@ def test_vllms_own_endpoints_and_flags_are_there(client, server):
     assert client.get("/docs").status_code == 200
     assert "vllm:request_success_total" in client.get("/metrics").text
     assert client.get("/v1/models").json()["data"][0]["max_model_len"] == 256
-    body = {"model": "alpha", "input": "my card"}
-    assert client.post("/classify", json=body).json()["data"][0]["label"] in LABELS
+
+
+def test_vllms_own_classify_route_is_closed_because_the_api_key_does_not_guard_it(server):
+    response = httpx.post(f"{server}/classify", json={"model": "alpha", "input": "my card"})
+    assert response.status_code == 404
+    assert "/v1/classify" in response.json()["error"]["message"]
