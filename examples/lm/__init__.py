@@ -1,0 +1,1 @@
+"""Parts of the base model's training: data, batches, losses, optimisers."""
