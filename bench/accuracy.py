@@ -19,7 +19,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, stdev
@@ -148,20 +148,20 @@ def adapt(
 
 
 def run_data_set(
-    model: str, dtype: str, folder: Path, name: str, size: Size, seeds: int
+    model: str, dtype: str, folder: Path, name: str, size: Size, seeds: range
 ) -> dict[str, list[Metrics]]:
     """All methods and seeds on one data set."""
     hooked = open_model(model, dtype, "auto")
     data = load_data_set(folder, name, size)
     results: dict[str, list[Metrics]] = {}
-    for seed in range(seeds):
+    for seed in seeds:
         for method, metrics in measure(hooked, data, size, seed):
             results.setdefault(method, []).append(metrics)
             print(f"{name} seed {seed} {method}: {metrics['accuracy']:.3f}", flush=True)
     return results
 
 
-def run(model: str, dtype: str, folder: Path, size: Size, seeds: int, jobs: int) -> Results:
+def run(model: str, dtype: str, folder: Path, size: Size, seeds: range, jobs: int) -> Results:
     """All data sets, `jobs` at a time; the longest texts first."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = {
@@ -169,6 +169,22 @@ def run(model: str, dtype: str, folder: Path, size: Size, seeds: int, jobs: int)
             for name in reversed(TEMPLATES)
         }
         return {name: running[name].result() for name in TEMPLATES}
+
+
+def load_results(path: Path, settings: dict[str, object]) -> Results:
+    """Results of earlier seeds. Raises SystemExit if they were made with other settings."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["settings"] != settings:
+        raise SystemExit(f"{path} was made with {record['settings']}, not {settings}")
+    return record["results"]
+
+
+def joined(earlier: Results, more: Results) -> Results:
+    """The seeds of both, in order."""
+    return {
+        name: {method: runs + more[name].get(method, []) for method, runs in earlier[name].items()}
+        for name in earlier
+    }
 
 
 def headline(results: Results) -> dict[str, float]:
@@ -226,6 +242,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--seeds", type=int, help="default 5, with --quick 2")
     parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
+    parser.add_argument("--resume", action="store_true", help="add seeds to those in --json")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="data sets at a time")
     parser.add_argument("--dtype", default="fp32", help="fp32 or bf16")
     args = parser.parse_args()
@@ -233,7 +250,11 @@ def main() -> None:
     seeds = args.seeds or (2 if args.quick else 5)
     console = Console()
     started = time.monotonic()
-    results = run(args.model, args.dtype, args.data, size, seeds, args.jobs)
+    settings = {"model": Path(args.model).name, "dtype": args.dtype, "size": asdict(size)}
+    earlier = load_results(args.json, settings) if args.resume else {}
+    done = len(next(iter(earlier.values()))["zero_shot"]) if earlier else 0
+    more = run(args.model, args.dtype, args.data, size, range(done, seeds), args.jobs)
+    results = joined(earlier, more) if earlier else more
     table = Table("accuracy % ± sd (log-loss)", *results)
     for cells in table_rows(results):
         table.add_row(*cells)
@@ -247,6 +268,7 @@ def main() -> None:
     record = {
         "headline": numbers,
         "workload": workload,
+        "settings": settings,
         "seconds": round(time.monotonic() - started, 1),
         "versions": versions(),
         "results": results,
