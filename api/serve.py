@@ -1,6 +1,7 @@
 """`ifedicl serve`: `vllm serve` with tasks.
 
-Our two options are read here; everything else is vLLM's and goes to its parser unchanged.
+Our own options are read here; everything else is vLLM's and goes to its parser unchanged, which
+ends with a usage error for the few flags that tasks cannot be served with.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ifedicl serve",
         allow_abbrev=False,  # `--task` is vLLM's to accept or refuse, not short for our `--tasks`
         description="Serve classification tasks over HTTP with vLLM.",
-        epilog="Every flag of `vllm serve` is accepted as well, e.g. --port, --api-key, "
+        epilog="Flags of `vllm serve` are accepted as well, e.g. --port, --api-key, "
         "--max-model-len, --tensor-parallel-size.",
     )
     parser.add_argument("--model", required=True, help="checkpoint folder or hub name")

@@ -75,7 +75,10 @@ class SlotTables:
         for digest in wanted:
             if digest not in self._slots and digest not in self._failed:
                 self._load(digest)
-        slots = [self._slots.get(digest, IDENTITY_SLOT) if digest else 0 for digest in digests]
+        slots = [
+            self._slots.get(digest, IDENTITY_SLOT) if digest else IDENTITY_SLOT
+            for digest in digests
+        ]
         self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
 
     def _load(self, digest: str) -> None:
