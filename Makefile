@@ -24,8 +24,9 @@ serve: $(VENV)/installed
 	@test -d demo/tasks || { echo "no tasks yet: run 'make demo' first"; exit 1; }
 	$(BIN)/python examples/demo.py --serve --port $(PORT)
 
+# Two processes, each test file in one of them: engines are module fixtures, and much is waiting.
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -137,7 +137,7 @@ def adapt(
 ) -> FloatArray:
     """Calibrate one client's rows and score the test rows; no vector means lambda * 0."""
     model, task = evaluation.model, evaluation.task
-    vector = aggregate_vectors([extract_vector(model, task, train, 0, settings.seed)])
+    vector = aggregate_vectors([extract_vector(model, task, train, settings, 0)])
     vector = vector if with_vector else torch.zeros_like(vector)
     coefficients = initial_coefficients(model.num_layers, settings.layers, settings.sites)
     for number in range(settings.rounds):

@@ -4,15 +4,20 @@ All clients run in this process; a federation over a network calls the same stag
 (`extract_vector`, `aggregate_vectors`, `fit_round`, `aggregate_updates`) from its own loop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from calibration.aggregate import aggregate_updates, aggregate_vectors
 from calibration.evaluate import Metrics, before_and_after
-from calibration.extract import extract_vector
-from calibration.fit import derived_seed, fit_round
+from calibration.extract import ClientVector, extract_vector
+from calibration.fit import ClientUpdate, fit_round
 from calibration.job import Job, task_spec
 from calibration.progress import Progress
+from calibration.robust import AGGREGATORS
+from calibration.settings import Settings
 from calibration.signs import (
     benefit_signs,
     client_signs,
@@ -54,12 +59,18 @@ def extract_stage(job: Job, progress: Progress) -> State:
     vectors = []
     for client, examples in enumerate(job.clients):
         progress.extracting(client, len(job.clients))
-        seed = derived_seed(settings.seed, client, round_index=-1)
-        limit = settings.demonstrations
-        vectors.append(extract_vector(model, job.task, examples, limit, seed))
-    context_vector = aggregate_vectors(vectors)
-    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
-    start = initial_coefficients(model.num_layers, settings.layers, settings.sites)
+        vectors.append(extract_vector(model, job.task, examples, settings, client))
+    context_vector = aggregate_vectors(vectors, AGGREGATORS[settings.aggregation])
+    return first_state(vectors, context_vector, settings, progress)
+
+
+def first_state(
+    vectors: Sequence[ClientVector], context_vector: Tensor, settings: Settings, progress: Progress
+) -> State:
+    """The state after stage 1, its signs told; also what a federation's coordinator begins with."""
+    num_layers = len(context_vector)
+    mask = adapted_mask(num_layers, settings.layers, settings.sites)
+    start = initial_coefficients(num_layers, settings.layers, settings.sites)
     warnings = client_signs(vectors) + vector_signs(context_vector, mask)
     progress.warn(warnings)
     return State(context_vector, start.unsqueeze(0), warnings=warnings)
@@ -83,7 +94,19 @@ def fit_stage(job: Job, state: State, progress: Progress) -> State:
             )
         )
     losses = [list(update.losses) for update in updates]
-    state = state.after_round(aggregate_updates(updates), losses)
+    return next_state(state, updates, losses, job.settings, progress)
+
+
+def next_state(
+    state: State,
+    updates: Sequence[ClientUpdate],
+    losses: list[list[float]],
+    settings: Settings,
+    progress: Progress,
+) -> State:
+    """The state one round later, its signs told; the same in a federation's coordinator."""
+    rule = AGGREGATORS[settings.aggregation]
+    state = state.after_round(aggregate_updates(updates, rule), losses)
     warnings = round_signs(state.coefficients, [update.coefficients for update in updates])
     progress.round_done(state.rounds_done, losses)
     progress.warn(warnings)

@@ -12,40 +12,61 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from calibration.arguments import (
+    SEPARATOR,
+    TEMPLATE,
+    Aggregation,
+    BatchSize,
+    Delta,
+    Demonstrations,
+    Device,
+    Dtype,
+    Epsilon,
+    GradientClip,
+    LabelColumn,
+    Layers,
+    LearningRate,
+    LocalSteps,
+    Loss,
+    Model,
+    Name,
+    Out,
+    Rounds,
+    Seed,
+    Separator,
+    Sites,
+    Task,
+    Template,
+    TextColumn,
+    VectorClip,
+)
 from calibration.settings import Settings
 from calibration.tables import artifact_table, metrics_table
 from ifedicl_serve.errors import DataError, IFedICLError
 
-Model = Annotated[str, typer.Option("--model", help="Checkpoint folder or hub name.")]
-Task = Annotated[Path, typer.Option("--task", help="Folder of the calibrated task.")]
-Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto (cuda if there).")]
-TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
-LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
-Seed = Annotated[int, typer.Option(help="Of every random choice.")]
-
 
 def calibrate(argv: Sequence[str]) -> int:
     """Fit a task from labelled examples."""
-    return _run("calibrate", _calibrate, argv)
+    return run_command("calibrate", _calibrate, argv)
 
 
 def evaluate(argv: Sequence[str]) -> int:
     """Accuracy zero-shot, few-shot and adapted."""
-    return _run("evaluate", _evaluate, argv)
+    return run_command("evaluate", _evaluate, argv)
 
 
 def inspect(argv: Sequence[str]) -> int:
     """Show what an artifact holds."""
-    return _run("inspect", _inspect, argv)
+    return run_command("inspect", _inspect, argv)
 
 
 def export(argv: Sequence[str]) -> int:
     """Fold a task into a plain checkpoint."""
-    return _run("export", _export, argv)
+    return run_command("export", _export, argv)
 
 
-def _run(name: str, command: Callable[..., None], argv: Sequence[str]) -> int:
+def run_command(name: str, command: Callable[..., None], argv: Sequence[str]) -> int:
+    """Parse `argv` for a subcommand and run it; errors of ours become one line and status 1."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     try:
@@ -61,40 +82,39 @@ def _run(name: str, command: Callable[..., None], argv: Sequence[str]) -> int:
 
 def _calibrate(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder to write the task to.")],
+    out: Out,
     data: Annotated[
         list[Path] | None,
         typer.Option(
             "--data", "--client", help="A client's labelled examples; repeat for more clients."
         ),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Task name (default: that of --out).")] = None,
-    template: Annotated[str, typer.Option(help=r"Prompt with {text}; \n is a newline.")] = (
-        r"Text: {text}\nLabel:"
-    ),
-    separator: Annotated[str, typer.Option(help="Ends a demonstration.")] = r"\n\n",
+    name: Name = None,
+    template: Template = TEMPLATE,
+    separator: Separator = SEPARATOR,
     labels: Annotated[
         str | None,
         typer.Option(help="name,name=words,... or @labels.json (default: those in the data)."),
     ] = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
-    layers: Annotated[str, typer.Option(help="all, last:K or a list such as 0,3,5.")] = "all",
-    sites: Annotated[str, typer.Option(help="attn, mlp or both.")] = "attn,mlp",
-    loss: Annotated[
-        str, typer.Option(help="restricted (to the task's labels) or vocabulary (the paper's).")
-    ] = Settings.loss,
-    rounds: Annotated[int, typer.Option(help="Rounds of fit and FedAvg.")] = Settings.rounds,
-    local_steps: Annotated[int, typer.Option(help="Steps a round.")] = Settings.local_steps,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = Settings.learning_rate,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = Settings.batch_size,
-    demonstrations: Annotated[
-        int, typer.Option(help="Most demonstrations a client extracts from; 0: all.")
-    ] = Settings.demonstrations,
+    layers: Layers = "all",
+    sites: Sites = "attn,mlp",
+    loss: Loss = Settings.loss,
+    rounds: Rounds = Settings.rounds,
+    local_steps: LocalSteps = Settings.local_steps,
+    lr: LearningRate = Settings.learning_rate,
+    batch_size: BatchSize = Settings.batch_size,
+    demonstrations: Demonstrations = Settings.demonstrations,
+    aggregation: Aggregation = Settings.aggregation,
     held_out: Annotated[float, typer.Option(help="Fraction of rows to measure on.")] = 0.2,
     held_out_data: Annotated[
         Path | None, typer.Option(help="File of rows to measure on, instead of a fraction.")
     ] = None,
+    epsilon: Epsilon = Settings.epsilon,
+    delta: Delta = Settings.delta,
+    vector_clip: VectorClip = Settings.vector_clip,
+    gradient_clip: GradientClip = Settings.gradient_clip,
     dtype: Dtype = "fp32",
     device: Device = "auto",
     seed: Seed = 0,
@@ -139,7 +159,12 @@ def _calibrate(
         learning_rate=lr,
         batch_size=batch_size,
         demonstrations=demonstrations,
+        aggregation=aggregation,  # type: ignore[arg-type]
         seed=seed,
+        epsilon=epsilon,
+        delta=delta,
+        vector_clip=vector_clip,
+        gradient_clip=gradient_clip,
     )
     job = commands.prepare_job(hooked, model, task, clients, rest, settings)
     store = StateStore(state or out.parent / f".{out.name}.state", job.fingerprint())

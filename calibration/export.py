@@ -3,8 +3,8 @@
     beta * (W x + b) + lambda * v  =  (beta W) x + (beta b + lambda v)
 
 Beta scales the rows of o_proj and down_proj, lambda * v becomes their bias. LLaMA's config
-has switches for both biases. Qwen2 has neither, but computes what LLaMA does, so it is written
-as a LLaMA. Qwen3 has a switch for o_proj alone.
+has switches for both biases. Qwen2 and Mistral have neither, but compute what LLaMA does, so
+they are written as a LLaMA. Some others have a switch for o_proj alone.
 """
 
 import shutil
@@ -34,7 +34,9 @@ COPIED_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-# What a LLaMA config takes over from a Qwen2 one; the maths between these is the same.
+# Model types whose `attention_bias` reaches o_proj, in Hugging Face's model and in vLLM's.
+ATTENTION_ONLY = ("qwen3", "gemma", "gemma2", "gemma3_text", "olmo2")
+# What a LLaMA config takes over from a Qwen2 or Mistral one; the maths between them is the same.
 SHARED_WITH_LLAMA = (
     "vocab_size",
     "hidden_size",
@@ -87,7 +89,7 @@ def fused_config(config: PreTrainedConfig, sites: tuple[Site, ...]) -> PreTraine
             "mlp_bias": config.mlp_bias or "mlp" in sites,
         }
         return LlamaConfig(**values | biases)
-    if kind == "qwen2":
+    if kind in ("qwen2", "mistral"):
         _refuse_sliding_window(config)
         shared = {name: values[name] for name in SHARED_WITH_LLAMA}
         head_dim = getattr(config, "head_dim", None)
@@ -95,15 +97,17 @@ def fused_config(config: PreTrainedConfig, sites: tuple[Site, ...]) -> PreTraine
             **shared,
             head_dim=head_dim or config.hidden_size // config.num_attention_heads,
             dtype=config.dtype,
-            attention_bias=True,  # Qwen2 always has biases on q, k and v
+            # Qwen2 always has biases on q, k and v
+            attention_bias=kind == "qwen2" or "attn" in sites,
             mlp_bias="mlp" in sites,
         )
-    if kind == "qwen3" and "mlp" not in sites:
+    if kind in ATTENTION_ONLY and "mlp" not in sites:
         return type(config)(**values | {"attention_bias": True})
     raise ModelError(
         f"a task adapting {', '.join(sites)} cannot be folded into a plain {kind} checkpoint: no "
         "Hugging Face architecture has its computation with an output bias there; serve the "
-        "artifact with the plugin" + (", or calibrate with --sites attn" if kind == "qwen3" else "")
+        "artifact with the plugin"
+        + (", or calibrate with --sites attn" if kind in ATTENTION_ONLY else "")
     )
 
 
@@ -127,11 +131,10 @@ def fused_weights(
 
 
 def _refuse_sliding_window(config: Any) -> None:
-    sliding = [kind for kind in config.layer_types or [] if kind != "full_attention"]
-    if sliding or config.use_sliding_window:
+    if config.sliding_window is not None:
         raise ModelError(
-            "this Qwen2 checkpoint uses a sliding window, which LLaMA's architecture lacks; "
-            "serve the artifact with the plugin instead of exporting it"
+            f"this {config.model_type} checkpoint uses a sliding window, which LLaMA's "
+            "architecture lacks; serve the artifact with the plugin instead of exporting it"
         )
 
 

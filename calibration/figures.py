@@ -15,12 +15,16 @@ SMOOTHING = 10  # steps in the running mean that is drawn over the raw losses
 
 
 def draw_losses(losses: Sequence[Sequence[Sequence[float]]], path: Path) -> None:
-    """Losses [rounds][clients][steps] against the step, one line per client."""
+    """Losses [rounds][clients][steps] against the step, one line per client.
+
+    A client may have missed rounds; there its line has a gap.
+    """
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
-    steps = len(losses[0][0])
+    steps = max(len(one) for one_round in losses for one in one_round)
+    missed = [float("nan")] * steps
     for client in range(len(losses[0])):
-        values = np.array([loss for one_round in losses for loss in one_round[client]])
+        values = np.array([one_round[client] or missed for one_round in losses]).ravel()
         color = f"C{client % 10}"
         axes.plot(values, color=color, alpha=0.25, linewidth=0.8)
         window = min(SMOOTHING, len(values))

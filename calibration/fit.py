@@ -1,19 +1,15 @@
 """Stage 2, on a client: local AdamW steps on the coefficients alone, the model frozen.
 
-Two losses, both the negative log-likelihood of a text's label: `restricted` among the task's
-labels, through the trie that serving scores with; `vocabulary` among all tokens (the paper's
-perplexity). A label's tokens are scored in one pass, because attention is causal.
-
-Pure but for the model it runs: a client and round always draw the same batches and noise,
-so a resumed run and a federated client get the same result.
+Pure but for the model it runs: a client and round always draw the same batches and noise, so a
+resumed run and a federated client get the same result. Unless the settings ask for privacy:
+then batches and noise are nobody's to draw again, and losses stay on the client.
 """
 
 import hashlib
 import math
-from collections import defaultdict
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,40 +17,45 @@ from torch import Tensor
 from calibration.batches import shuffled
 from calibration.data import Example
 from calibration.hooked import HookedModel, Noise, injected
-from calibration.settings import Loss, Settings
+from calibration.loss import Target, label_loss, label_targets
+from calibration.privacy.accountant import noise_multiplier, sampling_rate
+from calibration.privacy.mechanism import SYSTEM, Randomness, clip, noised, poisson_sample
+from calibration.settings import Settings
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.injection import adapted_mask
-from ifedicl_serve.labels import LabelTrie, Tokens
-from ifedicl_serve.prompt import token_ids
 
 OnStep = Callable[[int, float], None]
 WARM_UP = 0.2  # part of all steps
 
 
-class Decision(NamedTuple):
-    """The token to predict at a position, among `choices` (None: the whole vocabulary)."""
-
-    position: int
-    choices: Tokens | None
-    target: int
-
-
-class Target(NamedTuple):
-    """Input tokens and the decisions whose log-probabilities add up to the label's."""
-
-    ids: list[int]
-    decisions: list[Decision]
-
-
 @dataclass(frozen=True)
 class ClientUpdate:
     """A client's coefficients [layers, 2, 2] after its local steps, its number of examples, and
-    the loss of each step."""
+    the loss of each step; private clients keep their losses."""
 
     coefficients: Tensor
     count: int
     losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a client's examples as a function of the adapted coefficients."""
+
+    model: HookedModel
+    targets: Sequence[Target]
+    context_vector: Tensor  # [layers, 2, hidden]
+    coefficients: Tensor  # [layers, 2, 2], the values where nothing is adapted
+    mask: Tensor  # [layers, 2]
+    noise: Noise
+
+    def __call__(self, positions: Sequence[int], adapted: Tensor) -> Tensor:
+        """Mean loss of the examples at `positions`; `adapted` is [sites, 2], or [batch, sites, 2]
+        for every example under coefficients of its own."""
+        current = with_adapted(self.coefficients, self.mask, adapted)
+        with injected(self.model, self.context_vector, current, self.mask, self.noise):
+            return label_loss(self.model, [self.targets[position] for position in positions])
 
 
 def fit_round(
@@ -67,39 +68,106 @@ def fit_round(
     client: int,
     round_index: int,
     on_step: OnStep = lambda step, loss: None,
+    randomness: Randomness = SYSTEM,
 ) -> ClientUpdate:
-    """Fit the coefficients to a client's examples, with the global context vector injected."""
-    targets = label_targets(model, task, examples, settings.loss)
-    seed = derived_seed(settings.seed, client, round_index)
-    noise = Noise(settings.noise, torch.Generator(model.device).manual_seed(seed))
-    batches = shuffled(
-        len(targets),
-        settings.batch_size,
-        settings.local_steps,
-        torch.Generator().manual_seed(seed),
-    )
+    """Fit the coefficients to a client's examples, with the global context vector injected.
+
+    `on_step` is told losses also of a private client; they must not leave it.
+    """
+    # How many tokens a batch is padded to decides which forward noise an example gets, so with
+    # a known seed one example would have a say in the gradients of the others.
+    known = derived_seed(settings.seed, client, round_index)
+    seed = secrets.randbits(63) if settings.private else known
     mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
-    trainable = coefficients[mask].clone().requires_grad_()  # [adapted sites, 2]
-    optimizer = torch.optim.AdamW([trainable], weight_decay=settings.weight_decay)
+    objective = Objective(
+        model,
+        label_targets(model, task, examples, settings.loss),
+        context_vector,
+        coefficients,
+        mask,
+        Noise(settings.noise, torch.Generator(model.device).manual_seed(seed)),
+    )
+    gradients = (
+        PrivateGradients(objective, settings, randomness)
+        if settings.private
+        else ShuffledGradients(objective, settings, seed)
+    )
+    adapted = coefficients[mask].clone().requires_grad_()  # [sites, 2]
+    optimizer = torch.optim.AdamW([adapted], weight_decay=settings.weight_decay)
     losses = []
-    for step, positions in enumerate(batches):
+    for step in range(settings.local_steps):
         optimizer.param_groups[0]["lr"] = learning_rate(settings, round_index, step)
-        current = with_adapted(coefficients, mask, trainable)
-        with injected(model, context_vector, current, mask, noise):
-            loss = label_loss(model, [targets[position] for position in positions])
-        optimizer.zero_grad()
-        loss.backward()
+        loss, adapted.grad = gradients(adapted)
         optimizer.step()
-        losses.append(_finite(loss.item(), client, round_index, step))
-        on_step(step, losses[-1])
-    fitted = with_adapted(coefficients, mask, trainable.detach())
+        if not settings.private:  # a private client's failing would tell of its examples
+            losses.append(_finite(loss, client, round_index, step))
+        on_step(step, loss)
+    fitted = with_adapted(coefficients, mask, adapted.detach())
     return ClientUpdate(fitted, len(examples), tuple(losses))
 
 
+class ShuffledGradients:
+    """The loss of the next batch of shuffled examples, and its gradient."""
+
+    def __init__(self, objective: Objective, settings: Settings, seed: int) -> None:
+        self.objective = objective
+        self.batches = shuffled(
+            len(objective.targets),
+            settings.batch_size,
+            settings.local_steps,
+            torch.Generator().manual_seed(seed),
+        )
+
+    def __call__(self, adapted: Tensor) -> tuple[float, Tensor]:
+        loss = self.objective(next(self.batches), adapted)
+        (gradient,) = torch.autograd.grad(loss, adapted)
+        return loss.item(), gradient
+
+
+class PrivateGradients:
+    """DP-SGD's gradient (Abadi et al., arXiv 1607.00133): a Poisson sample of the examples, each
+    one's gradient clipped, Gaussian noise on their sum, over the expected batch size."""
+
+    def __init__(self, objective: Objective, settings: Settings, randomness: Randomness) -> None:
+        self.objective = objective
+        self.count = len(objective.targets)
+        self.rate = sampling_rate(settings, self.count)
+        self.multiplier = noise_multiplier(settings, self.count)
+        self.norm = settings.gradient_clip
+        self.randomness = randomness
+
+    def __call__(self, adapted: Tensor) -> tuple[float, Tensor]:
+        positions = poisson_sample(self.count, self.rate, self.randomness)
+        loss, rows = example_gradients(self.objective, positions, adapted.detach())
+        # Zeroing out an example moves the sum by at most the clipping norm.
+        total = clip(rows, self.norm).sum(dim=0)
+        noisy = noised(total, self.multiplier * self.norm, self.randomness)
+        return loss, noisy / (self.rate * self.count)
+
+
+def example_gradients(
+    objective: Objective, positions: Sequence[int], adapted: Tensor
+) -> tuple[float, Tensor]:
+    """Mean loss and every example's own gradient [examples, sites, 2], in one backward pass.
+
+    Each example gets a copy of the coefficients, so the gradient of the summed loss by the
+    copies is the gradient of each example's loss. No examples: a loss of 0 and no rows.
+    """
+    rows = adapted.repeat(len(positions), 1, 1).requires_grad_()
+    if not positions:
+        return 0.0, rows.detach()
+    loss = objective(positions, rows)
+    (gradients,) = torch.autograd.grad(loss * len(positions), rows)
+    return loss.item(), gradients
+
+
 def with_adapted(coefficients: Tensor, mask: Tensor, adapted: Tensor) -> Tensor:
-    """`coefficients` with the sites of `mask` replaced; the others stay exactly as they are."""
-    replaced = coefficients.clone()
-    replaced[mask] = adapted
+    """`coefficients` with the sites of `mask` replaced; the others stay exactly as they are.
+
+    `adapted` is [sites, 2] or [batch, sites, 2], the result [layers, 2, 2] or with `batch` first.
+    """
+    replaced = coefficients.expand(*adapted.shape[:-2], *coefficients.shape).clone()
+    replaced[..., mask, :] = adapted
     return replaced
 
 
@@ -120,57 +188,6 @@ def learning_rate(settings: Settings, round_index: int, step: int) -> float:
     rise = done / WARM_UP
     fall = (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
     return settings.learning_rate * (rise if done < WARM_UP else fall)
-
-
-def label_targets(
-    model: HookedModel, task: TaskDefinition, examples: Sequence[Example], loss: Loss
-) -> list[Target]:
-    """Each example as tokens and the decisions that make up its label under `loss`."""
-    labels = task.label_tokens(model.tokenizer)
-    trie = task.trie(model.tokenizer)
-    decide = {
-        "restricted": [_trie_decisions(trie, tokens) for tokens in labels],
-        "vocabulary": [_vocabulary_decisions(tokens) for tokens in labels],
-    }[loss]
-    targets = []
-    for example, label in zip(examples, task.indices(examples), strict=True):
-        prompt = token_ids(model.tokenizer, task.prompt.render(example.text))
-        decisions = [
-            decision._replace(position=len(prompt) - 1 + decision.position)
-            for decision in decide[label]
-        ]
-        ids = prompt + list(labels[label])
-        targets.append(Target(ids[: decisions[-1].position + 1], decisions))
-    return targets
-
-
-def _trie_decisions(trie: LabelTrie, label: Tokens) -> list[Decision]:
-    """Decisions at the branching nodes on the label's path, positions counted from the prompt."""
-    return [
-        Decision(len(node.path), node.children, node.children.index(label[len(node.path)]))
-        for node in trie.nodes
-        if label[: len(node.path)] == node.path
-    ]
-
-
-def _vocabulary_decisions(label: Tokens) -> list[Decision]:
-    """One decision per label token; the terminator after it is not part of the label."""
-    return [Decision(position, None, token) for position, token in enumerate(label[:-1])]
-
-
-def label_loss(model: HookedModel, targets: Sequence[Target]) -> Tensor:
-    """Mean negative log-likelihood of the targets' labels, a scalar."""
-    hidden = model.hidden([target.ids for target in targets])
-    groups: dict[Tokens | None, list[tuple[int, int, int]]] = defaultdict(list)
-    for row, target in enumerate(targets):
-        for position, choices, token in target.decisions:
-            groups[choices].append((row, position, token))
-    total = torch.zeros((), device=model.device)
-    for choices, decisions in groups.items():
-        rows, positions, tokens = torch.tensor(decisions, device=model.device).T
-        logits = model.logits(hidden[rows, positions], choices)
-        total = total + torch.nn.functional.cross_entropy(logits, tokens, reduction="sum")
-    return total / len(targets)
 
 
 def _finite(loss: float, client: int, round_index: int, step: int) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ifedicl_serve.errors import DataError, ModelError
 from ifedicl_serve.injection import BETA, LAMBDA, SITES, Site, inject
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 
 SITE_MODULES: dict[Site, str] = {"attn": "self_attn", "mlp": "mlp"}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -43,7 +44,7 @@ class HookedModel:
         self.tokenizer = tokenizer
         self.layers = decoder_layers(network)
         self.hidden_size: int = network.config.hidden_size
-        self.max_tokens: int = network.config.max_position_embeddings
+        self.max_tokens = longest_prompt(network.config)
 
     @property
     def device(self) -> torch.device:
@@ -69,10 +70,18 @@ class HookedModel:
         """Float32 logits [..., tokens] of the given vocabulary rows, or of all of them."""
         head = self.network.lm_head
         if tokens is None:
-            return head(hidden).float()
+            return self._scaled(head(hidden).float())
         rows = list(tokens)
         bias = None if head.bias is None else head.bias[rows].float()
-        return nn.functional.linear(hidden.float(), head.weight[rows].float(), bias)
+        return self._scaled(nn.functional.linear(hidden.float(), head.weight[rows].float(), bias))
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        """What some networks do behind lm_head: Gemma caps, Granite divides, Cohere multiplies."""
+        config = self.network.config
+        cap = getattr(config, "final_logit_softcapping", None)
+        if cap is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
 
 
 def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedModel:
@@ -91,19 +100,29 @@ def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedMo
             f"cannot load model {name!r}: {error}; give a Hugging Face checkpoint folder or hub "
             "name of a causal language model"
         ) from error
+    if getattr(network.config, "attn_logit_softcapping", None):
+        network.set_attn_implementation("eager")  # Gemma 2: PyTorch's own attention has no cap
     return HookedModel(network.to(device), tokenizer)
 
 
 def decoder_layers(network: Any) -> list[nn.Module]:
-    """The decoder layers, each with both sites. Raises ModelError if there are none."""
-    layers = list(getattr(getattr(network, "model", None), "layers", []))
-    for name in SITE_MODULES.values():
-        if not layers or not all(hasattr(layer, name) for layer in layers):
-            raise ModelError(
-                f"{type(network).__name__} has no model.layers[*].{name} to adapt; use a LLaMA, "
-                "Qwen2 or Qwen3 checkpoint"
-            )
-    return layers
+    """The decoder layers, each with both sites. Raises ModelError if they cannot be served."""
+    name = type(network).__name__
+    if name not in ADAPTED_ARCHITECTURES:
+        raise ModelError(
+            f"{name} is not among the architectures whose attention and MLP can be adapted "
+            f"({', '.join(ADAPTED_ARCHITECTURES)}); use a checkpoint of one of these"
+        )
+    return list(network.model.layers)
+
+
+def longest_prompt(config: Any) -> int:
+    """How many tokens a prompt may have. With LongRoPE (Phi-3) the original context: beyond it
+    the longest prompt of a batch, or vLLM's --max-model-len, changes what all others mean."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return rope["original_max_position_embeddings"]
+    return config.max_position_embeddings
 
 
 def last_tokens(hidden: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
@@ -139,14 +158,17 @@ def injected(
 ) -> Iterator[None]:
     """Inject at every token of the sites in `mask` [layers, 2]; differentiable in `coefficients`.
 
-    `context_vector` is [layers, 2, hidden], `coefficients` [layers, 2, 2].
+    `context_vector` is [layers, 2, hidden], `coefficients` [layers, 2, 2], or
+    [batch, layers, 2, 2] for every sequence of the batch its own.
     """
     vector, coefficients = context_vector.to(model.device), coefficients.to(model.device)
 
     def adapt(layer: int, site: int) -> Edit:
         def edit(h: Tensor) -> Tensor:
-            shift = coefficients[layer, site, LAMBDA] * vector[layer, site]
-            adapted = inject(h, coefficients[layer, site, BETA], shift)
+            # [1, 1] or [batch, 1, 1], against h [batch, tokens, hidden]
+            lam = coefficients[..., layer, site, LAMBDA, None, None]
+            beta = coefficients[..., layer, site, BETA, None, None]
+            adapted = inject(h, beta, lam * vector[layer, site])
             return noise(adapted) if noise else adapted
 
         return edit

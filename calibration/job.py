@@ -7,6 +7,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import prod
 
 from calibration.data import Example
 from calibration.evaluate import Metrics
@@ -51,41 +52,75 @@ class Job:
 
 
 def task_spec(job: Job, before: Metrics, after: Metrics) -> TaskSpec:
-    """`task.json`: nothing in it depends on when or how fast the run went."""
-    settings = job.settings
+    """`task.json` of a calibration in one process."""
+    shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
+    precision = str(job.model.network.dtype).split(".")[1]
+    return calibration_spec(
+        job.task,
+        job.identity,
+        shape,
+        job.settings,
+        client_sizes=[len(client) for client in job.clients],
+        vector_bytes=FLOAT32_BYTES * prod(shape),
+        measured=measurements(before, after, len(job.held_out)),
+        circumstances={"dtype": precision},
+    )
+
+
+def calibration_spec(
+    task: TaskDefinition,
+    identity: ModelIdentity,
+    shape: tuple[int, int, int],
+    settings: Settings,
+    client_sizes: Sequence[int],
+    vector_bytes: int,
+    measured: Metrics,
+    circumstances: dict[str, int | float | str],
+) -> TaskSpec:
+    """`task.json`: nothing in it depends on when or how fast the run went.
+
+    `shape` is that of the context vector, `vector_bytes` what it weighs on the wire, and
+    `circumstances` join the settings in the record.
+    """
     return TaskSpec(
-        name=job.task.name,
-        prompt=job.task.prompt,
-        labels=job.task.labels,
+        name=task.name,
+        prompt=task.prompt,
+        labels=task.labels,
         layers=settings.layers,
         sites=settings.sites,
-        num_layers=job.model.num_layers,
-        hidden_size=job.model.hidden_size,
-        model=job.identity,
+        num_layers=shape[0],
+        hidden_size=shape[2],
+        model=identity,
         calibration=CalibrationRecord(
             loss=settings.loss,
             rounds=settings.rounds,
             seed=settings.seed,
-            client_sizes=tuple(len(client) for client in job.clients),
-            settings=settings.record() | {"dtype": str(job.model.network.dtype).split(".")[1]},
-            metrics={f"zero_shot_{name}": value for name, value in before.items()}
-            | {f"adapted_{name}": value for name, value in after.items()}
-            | {"held_out": float(len(job.held_out))},
-            wire_bytes=wire_bytes(job.model, settings, len(job.clients)),
+            client_sizes=tuple(client_sizes),
+            settings=settings.record() | circumstances,
+            metrics=measured,
+            wire_bytes=wire_bytes(shape, vector_bytes, settings.rounds, len(client_sizes)),
             versions=versions(),
         ),
     )
 
 
-def wire_bytes(model: HookedModel, settings: Settings, clients: int) -> dict[str, int]:
-    """Payload bytes in float32: what a federation would send, headers aside."""
-    vector = FLOAT32_BYTES * model.num_layers * len(SITES) * model.hidden_size
-    coefficients = FLOAT32_BYTES * model.num_layers * len(SITES) * 2
-    each_way = vector + settings.rounds * coefficients
+def measurements(before: Metrics, after: Metrics, rows: int) -> Metrics:
+    """Held-out metrics under the names they have in an artifact."""
+    zero_shot = {f"zero_shot_{name}": value for name, value in before.items()}
+    adapted = {f"adapted_{name}": value for name, value in after.items()}
+    return zero_shot | adapted | {"held_out": float(rows)}
+
+
+def wire_bytes(
+    shape: tuple[int, int, int], vector_bytes: int, rounds: int, clients: int
+) -> dict[str, int]:
+    """Payload bytes of a federation, headers aside; coefficients travel in float32."""
+    layers, sites, _ = shape
+    coefficients = FLOAT32_BYTES * layers * sites * 2
     return {
-        "context_vector_per_client_each_way": vector,
+        "context_vector_per_client_each_way": vector_bytes,
         "coefficients_per_client_and_round_each_way": coefficients,
-        "total": 2 * clients * each_way,
+        "total": 2 * clients * (vector_bytes + rounds * coefficients),
     }
 
 

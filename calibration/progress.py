@@ -74,8 +74,10 @@ class ConsoleProgress(Progress):
         return on_step
 
     def round_done(self, rounds_done: int, losses: Sequence[Sequence[float]]) -> None:
-        means = ", ".join(f"{sum(steps) / len(steps):.3f}" for steps in losses)
-        self.console.print(f"round {rounds_done}/{self.rounds}: mean loss {means}")
+        means = ", ".join(f"{sum(steps) / len(steps):.3f}" for steps in losses if steps)
+        self.console.print(
+            f"round {rounds_done}/{self.rounds}: mean loss {means or 'withheld for privacy'}"
+        )
 
     def evaluating(self, rows: int) -> None:
         super().evaluating(rows)

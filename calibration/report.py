@@ -5,6 +5,8 @@ Unlike the artifact it may hold times. It never shows a text of the training dat
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 from calibration.calibrate import Outcome
 from calibration.figures import draw_coefficients, draw_losses
@@ -16,7 +18,8 @@ LOSS_FIGURE, COEFFICIENT_FIGURE = "loss.png", "coefficients.png"
 def write_report(outcome: Outcome, seconds: dict[str, float], folder: Path) -> Path:
     """Write the report into `folder` and return the path of its Markdown file."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw_losses(outcome.state.losses, folder / LOSS_FIGURE)
+    if any(outcome.state.losses[0]):
+        draw_losses(outcome.state.losses, folder / LOSS_FIGURE)
     draw_coefficients(outcome.artifact.coefficients, folder / COEFFICIENT_FIGURE)
     path = folder / "report.md"
     path.write_text(markdown(outcome, seconds), encoding="utf-8")
@@ -34,13 +37,13 @@ def markdown(outcome: Outcome, seconds: dict[str, float]) -> str:
         "## Held-out rows",
         _accuracy(outcome),
         "## Loss",
-        f"![loss of every step, by client]({LOSS_FIGURE})",
         _losses(outcome.state.losses),
         "## Coefficients",
         f"![lambda and beta by layer and site]({COEFFICIENT_FIGURE})",
         "## Bytes on the wire",
-        "Float32 payload a federation would send; each client sends and receives both kinds.",
+        "Tensor values only, as each client sends and receives them.",
         _table(("stage", "bytes"), spec.calibration.wire_bytes.items()),
+        *_measured_bytes(outcome.state.federation),
         "## Settings",
         _table(("setting", "value"), spec.calibration.settings.items()),
         "## Time and versions",
@@ -82,12 +85,24 @@ def _accuracy(outcome: Outcome) -> str:
 
 
 def _losses(losses: Sequence[Sequence[Sequence[float]]]) -> str:
+    if not any(losses[0]):
+        return "Withheld by the clients for privacy."
     header = ("round", *(f"client {client}" for client in range(len(losses[0]))))
     rows = (
-        (str(number), *(f"{sum(steps) / len(steps):.4f}" for steps in one_round))
+        (str(number), *(f"{fmean(steps):.4f}" if steps else "-" for steps in one_round))
         for number, one_round in enumerate(losses, start=1)
     )
-    return "Mean over the round's steps:\n\n" + _table(header, rows)
+    figure = f"![loss of every step, by client]({LOSS_FIGURE})"
+    return f"{figure}\n\nMean over the round's steps:\n\n" + _table(header, rows)
+
+
+def _measured_bytes(federation: dict[str, Any]) -> list[str]:
+    """What was really sent, if there was a wire. Client -1 has not introduced itself yet."""
+    if not federation:
+        return []
+    header = ("client", "message", "way", "messages", "tensor bytes", "bytes in all")
+    note = "Measured, with names, numbers and headers in `bytes in all`; gRPC and TLS come on top:"
+    return [note, _table(header, federation["ledger"])]
 
 
 def _table(header: Sequence[str], rows: object) -> str:

@@ -80,10 +80,12 @@ def round_signs(history: Tensor, updates: Sequence[Tensor]) -> list[str]:
 
 
 def loss_signs(losses: Sequence[Sequence[Sequence[float]]]) -> list[str]:
-    """Losses [rounds][clients][steps] that did not fall."""
+    """Losses [rounds][clients][steps] that did not fall; a client that sent none has none."""
     signs = []
     for client in range(len(losses[0])):
         steps = [loss for one_round in losses for loss in one_round[client]]
+        if not steps:
+            continue
         quarter = max(1, len(steps) // 4)
         first, last = _mean(steps[:quarter]), _mean(steps[-quarter:])
         if not last < first:

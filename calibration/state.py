@@ -24,12 +24,14 @@ STATE_FILE = "calibration.safetensors"
 @dataclass(frozen=True)
 class State:
     """The global context vector [layers, 2, hidden]; the coefficients before the first round and
-    after each, [rounds done + 1, layers, 2, 2]; losses by round, client and step; warnings."""
+    after each, [rounds done + 1, layers, 2, 2]; losses by round, client and step; warnings; and
+    what only a federation must remember, as JSON holds it."""
 
     context_vector: Tensor
     coefficients: Tensor
     losses: list[list[list[float]]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    federation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rounds_done(self) -> int:
@@ -77,7 +79,8 @@ class StateStore:
                 f"{self.path}: made by a calibration with other settings, model or data; run "
                 "that one again to finish it, or remove the folder to start afresh"
             )
-        return State(losses=record["losses"], warnings=record["warnings"], **tensors)
+        del record["fingerprint"]
+        return State(**record, **tensors)
 
     def save(self, state: State) -> None:
         """Replace the saved state; a kill at any moment leaves the old or the new one."""
@@ -86,6 +89,7 @@ class StateStore:
             "fingerprint": self.fingerprint,
             "losses": state.losses,
             "warnings": state.warnings,
+            "federation": state.federation,
         }
         staged = self.path.with_suffix(".new")
         tensors = {

@@ -16,6 +16,13 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "calibrate": Command("calibration.cli:calibrate", "fit a task from labelled examples"),
+    "federate": Command(
+        "calibration.federation.cli:federate", "calibrate with clients that keep their data"
+    ),
+    "client": Command("calibration.federation.cli:client", "take part in a federation"),
+    "partition": Command(
+        "calibration.federation.cli:partition", "share a file out among simulated clients"
+    ),
     "evaluate": Command("calibration.cli:evaluate", "accuracy zero-shot, few-shot and adapted"),
     "inspect": Command("calibration.cli:inspect", "show what an artifact holds"),
     "export": Command("calibration.cli:export", "fold a task into a plain checkpoint"),

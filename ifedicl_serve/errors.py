@@ -8,7 +8,9 @@
     ├── TaskNotFoundError    a task name (or digest) nobody loaded
     ├── InputError           a request whose text cannot be classified
     │   └── TextTooLongError
-    └── TaskUnavailableError the engine could not load a task it was asked for
+    ├── TaskUnavailableError the engine could not load a task it was asked for
+    └── FederationError      a message of a federation that is not what it must be
+        └── QuorumError      too few clients answered
 
 A message says what was seen, what was expected or available, and what to do. HTTP statuses
 are chosen in `api`, never here.
@@ -49,3 +51,11 @@ class TextTooLongError(InputError):
 
 class TaskUnavailableError(IFedICLError):
     """A worker could not load the task's artifact; other tasks are unaffected."""
+
+
+class FederationError(IFedICLError):
+    """A message, or a client, that a federation cannot use; the message holds no client's data."""
+
+
+class QuorumError(FederationError):
+    """Fewer clients answered than the coordinator was told to need."""

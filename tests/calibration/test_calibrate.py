@@ -114,7 +114,7 @@ def test_nothing_held_out_measures_nothing(job: Job, tmp_path: Path) -> None:
 
 def test_wire_bytes_worked_by_hand(llama: HookedModel) -> None:
     # vector: 4 bytes * 3 layers * 2 sites * 64; coefficients: 4 * 3 * 2 * 2
-    assert wire_bytes(llama, SETTINGS, clients=2) == {
+    assert wire_bytes((3, 2, 64), vector_bytes=1536, rounds=3, clients=2) == {
         "context_vector_per_client_each_way": 1536,
         "coefficients_per_client_and_round_each_way": 48,
         "total": 2 * 2 * (1536 + 3 * 48),

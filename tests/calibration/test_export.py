@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import MistralConfig, Qwen2Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3MoeConfig,
+)
 
 from calibration.export import export_fused, fused_config
 from calibration.hooked import HookedModel, injected, load_model
@@ -19,7 +26,7 @@ from ifedicl_serve.artifact import Artifact, CalibrationRecord, TaskSpec
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import adapted_mask, initial_coefficients
-from tests.calibration.conftest import TINY_QWEN2
+from tests.calibration.conftest import SHAPE, TINY_QWEN2, save_with_tokenizer
 
 TEXTS = ["one", "a much longer text with several words in it", "x y z"]
 
@@ -94,6 +101,25 @@ def test_qwen3_carries_attention_but_not_the_mlp(qwen3, qwen3_folder, task, tmp_
     assert not (tmp_path / "both").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "own", "sites", "exported"),
+    [
+        ("mistral", {"sliding_window": None}, ("attn", "mlp"), "LlamaForCausalLM"),
+        ("mistral", {"sliding_window": None}, ("mlp",), "LlamaForCausalLM"),
+        ("gemma", {}, ("attn",), "GemmaForCausalLM"),
+        ("gemma2", {"final_logit_softcapping": 2.0}, ("attn",), "Gemma2ForCausalLM"),
+        ("gemma3_text", {}, ("attn",), "Gemma3ForCausalLM"),
+        ("olmo2", {}, ("attn",), "Olmo2ForCausalLM"),
+    ],
+)
+def test_others_as_far_as_they_have_biases(task, tmp_path, kind, own, sites, exported) -> None:
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPE | own))
+    folder = save_with_tokenizer(network, tmp_path / "base")
+    model = load_model(str(folder))
+    assert agree(model, folder, task, tmp_path / "fused", (0, 1, 2), sites) == exported
+
+
 def test_bf16_export_is_bf16(llama_folder, task, tmp_path) -> None:
     model = load_model(str(llama_folder), "bf16")
     artifact = random_artifact(model, llama_folder, task, (2,), ("mlp",))
@@ -122,5 +148,9 @@ def test_an_existing_folder_is_refused(llama, llama_folder, task, tmp_path) -> N
 
 
 def test_another_architecture_is_refused() -> None:
-    with pytest.raises(ModelError, match="plain mistral checkpoint"):
+    with pytest.raises(ModelError, match="plain phi3 checkpoint"):
+        fused_config(Phi3Config(), ("mlp",))
+    with pytest.raises(ModelError, match="plain qwen3_moe checkpoint"):
+        fused_config(Qwen3MoeConfig(), ("attn",))
+    with pytest.raises(ModelError, match="mistral checkpoint uses a sliding window"):
         fused_config(MistralConfig(), ("mlp",))

@@ -6,6 +6,7 @@ import torch
 from calibration.data import Example
 from calibration.extract import choose_demonstrations, extract_vector, mean_activation
 from calibration.hooked import HookedModel, recorded
+from calibration.settings import Settings
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import DataError
 from ifedicl_serve.prompt import token_ids
@@ -14,7 +15,7 @@ from ifedicl_serve.prompt import token_ids
 def test_batched_equals_one_by_one(
     llama: HookedModel, task: TaskDefinition, examples: list[Example]
 ) -> None:
-    client = extract_vector(llama, task, examples, limit=0, seed=0)
+    client = extract_vector(llama, task, examples, Settings(layers=(0,)), client=0)
     singles = []
     for example in examples:
         ids = token_ids(llama.tokenizer, task.demonstration(example))
@@ -49,4 +50,4 @@ def test_limit_takes_labels_in_turn(examples: list[Example], task: TaskDefinitio
 
 def test_a_client_without_examples_is_refused(llama: HookedModel, task: TaskDefinition) -> None:
     with pytest.raises(DataError, match="no examples"):
-        extract_vector(llama, task, [], limit=0, seed=0)
+        extract_vector(llama, task, [], Settings(layers=(0,)), client=0)

@@ -1,0 +1,124 @@
+"""A data owner's side: its model, its rows, and its answers to the coordinator's requests.
+
+Knows nothing of Flower. Every answer holds tensors and numbers alone; a refusal is written
+for the coordinator and quotes nothing of the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from calibration.commands import open_model
+from calibration.data import check_labels, read_examples, split_held_out
+from calibration.evaluate import before_and_after
+from calibration.extract import ClientVector, extract_vector
+from calibration.federation.messages import Invitation, Member, Numbers
+from calibration.fit import ClientUpdate, fit_round
+from calibration.hooked import HookedModel
+from calibration.job import measurements
+from ifedicl_serve.errors import DataError, FederationError
+from ifedicl_serve.identity import ModelIdentity
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a data owner configures: its number in the federation, its model and its rows.
+
+    `held_out` of the rows are measured on and never fitted to. `max_epsilon` is the weakest
+    differential privacy it agrees to (0: it agrees to none being asked for).
+    """
+
+    client: int
+    model: str
+    data: Path
+    text_column: str = "text"
+    label_column: str = "label"
+    held_out: float = 0.2
+    dtype: str = "fp32"
+    device: str = "auto"
+    max_epsilon: float = 0.0
+
+
+class Participant:
+    """An owner that accepted an invitation. Raises FederationError if it must refuse it."""
+
+    def __init__(self, owner: Owner, invitation: Invitation) -> None:
+        self.owner, self.invitation, self.task = owner, invitation, invitation.task
+        epsilon = invitation.settings.epsilon
+        if owner.max_epsilon and not 0 < epsilon <= owner.max_epsilon:
+            raise FederationError(
+                f"agrees to epsilon {owner.max_epsilon:g} at most, was asked for "
+                f"{epsilon or 'no privacy'}"
+            )
+        mismatch = invitation.model.mismatch(_identity(owner.model))
+        if mismatch:
+            raise FederationError(
+                f"runs another base model ({mismatch}); start it with the coordinator's model"
+            )
+        try:
+            rows = read_examples(owner.data, owner.text_column, owner.label_column)
+            check_labels(rows, self.task.names, str(owner.data))
+        except DataError as error:
+            raise FederationError("cannot use its data; its own log says why") from error
+        seed = invitation.settings.seed
+        self.train, self.held_out = split_held_out(rows, owner.held_out, seed)
+        if not self.train:
+            raise FederationError("has no rows to fit to")
+
+    @cached_property
+    def model(self) -> HookedModel:
+        return _model(self.owner.model, self.owner.dtype, self.owner.device)
+
+    def introduce(self) -> Member:
+        """Its number and how many rows it has."""
+        return Member(
+            client=self.owner.client, examples=len(self.train), held_out=len(self.held_out)
+        )
+
+    def extract(self) -> ClientVector:
+        """Stage 1."""
+        settings = self.invitation.settings
+        return extract_vector(self.model, self.task, self.train, settings, self.owner.client)
+
+    def fit(self, vector: Tensor, coefficients: Tensor, round_index: int) -> ClientUpdate:
+        """A round of stage 2."""
+        return fit_round(
+            self.model,
+            self.task,
+            self.train,
+            vector,
+            coefficients,
+            self.invitation.settings,
+            self.owner.client,
+            round_index,
+        )
+
+    def measure(self, vector: Tensor, coefficients: Tensor) -> Numbers:
+        """Metrics on its held-out rows, zero-shot and adapted."""
+        if self.invitation.settings.private:
+            raise FederationError("measures nothing: metrics would not be private")
+        if not self.held_out:
+            raise FederationError("has no held-out rows to measure on")
+        before, after = before_and_after(
+            self.model,
+            self.task,
+            self.held_out,
+            self.invitation.settings,
+            vector,
+            coefficients,
+        )
+        return {**measurements(before, after, len(self.held_out))}
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, dtype: str, device: str) -> HookedModel:
+    return open_model(name, dtype, device)
+
+
+@lru_cache(maxsize=1)
+def _identity(name: str) -> ModelIdentity:
+    return ModelIdentity.of(name)

@@ -1,0 +1,234 @@
+"""The coordinator's path: invite -> vectors -> FedAvg -> rounds of (fit, FedAvg) -> artifact.
+
+The same arithmetic as `calibration.calibrate`, with the clients elsewhere: equal seeds, data and
+settings give equal tensors. State is saved after every stage, so a coordinator that was killed
+goes on where it was. It needs the model's config and tokenizer, not its weights.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, median
+
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from calibration.aggregate import aggregate_vectors
+from calibration.calibrate import Outcome, first_state, next_state
+from calibration.evaluate import DIGITS, Metrics
+from calibration.extract import ClientVector
+from calibration.federation.fleet import Fleet, Terms
+from calibration.federation.ledger import Ledger
+from calibration.federation.messages import (
+    COEFFICIENTS,
+    EXTRACT,
+    FIT,
+    MEASURE,
+    VECTOR,
+    Invitation,
+    Member,
+    count_of,
+    numbers_of,
+    tensor_of,
+    tensor_record,
+)
+from calibration.federation.transport import decode, encode, encoded_bytes
+from calibration.fit import ClientUpdate
+from calibration.job import calibration_spec, measurements
+from calibration.progress import Progress
+from calibration.robust import AGGREGATORS
+from calibration.signs import benefit_signs, loss_signs
+from calibration.state import State, StateStore
+from ifedicl_serve.artifact import save_artifact
+from ifedicl_serve.errors import FederationError
+from ifedicl_serve.injection import BETA, LAMBDA, adapted_mask
+
+logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
+
+LARGEST_COEFFICIENT = 100.0  # fitted ones stay within about 3
+LARGEST_NORM_RATIO = 10.0  # of a client's vector to the median client's
+METRICS = ("accuracy", "log_loss")  # those whose mean over rows is a mean over clients
+
+
+def federate(
+    invitation: Invitation,
+    terms: Terms,
+    out: Path,
+    grid: Grid,
+    store: StateStore,
+    progress: Progress,
+) -> Outcome:
+    """Calibrate a task with the clients on `grid`, going on from a saved state if there is one,
+    and save its artifact to `out`. Raises QuorumError when too few clients answer."""
+    state = store.load()
+    fleet = Fleet(grid, invitation, terms, Ledger(state.federation["ledger"] if state else []))
+    fleet.gather()
+    if state is None:
+        state = extract_stage(fleet, progress)
+        store.save(state)
+    while state.rounds_done < invitation.settings.rounds:
+        state = fit_stage(fleet, state, progress)
+        store.save(state)
+    outcome = finish(fleet, state, out, progress)
+    store.remove()
+    return outcome
+
+
+def extract_stage(fleet: Fleet, progress: Progress) -> State:
+    """Client vectors and their mean, as the clients will read it; coefficients at their start."""
+    invitation, settings = fleet.invitation, fleet.invitation.settings
+    progress.extracting(0, len(fleet.members))
+    everyone = [member.client for member in fleet.members.values()]
+
+    def read(content: RecordDict, member: Member) -> ClientVector:
+        numbers = numbers_of(content)
+        vector = tensor_of(
+            content.array_records.get(VECTOR), invitation.wire, invitation.vector_shape
+        )
+        counts = zip(invitation.task.names, _floats(numbers, "label_counts"), strict=False)
+        label_counts = {name: int(count) for name, count in counts}
+        return ClientVector(vector, count_of(numbers, member), label_counts)
+
+    reminder = RecordDict({"invitation": invitation.to_record()})
+    vectors = fleet.ask(EXTRACT, everyone, RecordDict(), reminder, read)
+    fleet.need(len(vectors), f"answered {EXTRACT}")
+    for client in outsized({client: one.vector for client, one in vectors.items()}):
+        logger.error("the vector of client %d is absurdly long; left out", client)
+        del vectors[client]
+    fleet.need(len(vectors), "sent a usable vector")
+    mean = aggregate_vectors(list(vectors.values()), AGGREGATORS[settings.aggregation])
+    context_vector = _as_sent(mean, invitation)
+    state = first_state(list(vectors.values()), context_vector, settings, progress)
+    sizes = {member.client: member.examples for member in fleet.members.values()}
+    kept = {
+        "clients": list(vectors),
+        "sizes": [sizes[client] for client in vectors],
+        "ledger": fleet.ledger.rows(),
+    }
+    return replace(state, federation=kept)
+
+
+def fit_stage(fleet: Fleet, state: State, progress: Progress) -> State:
+    """One round: every client fits from the current coefficients, the coordinator averages."""
+    invitation, clients = fleet.invitation, state.federation["clients"]
+    progress.fitting(0, state.rounds_done)
+    untouched = ~adapted_mask(
+        invitation.num_layers, invitation.settings.layers, invitation.settings.sites
+    )
+
+    def read(content: RecordDict, member: Member) -> ClientUpdate:
+        numbers = numbers_of(content)
+        sent = content.array_records.get(COEFFICIENTS)
+        coefficients = tensor_of(sent, "fp32", invitation.coefficients_shape)
+        refuse_coefficients(coefficients, untouched)
+        losses = _floats(numbers, "losses")[: invitation.settings.local_steps]
+        return ClientUpdate(coefficients, count_of(numbers, member), tuple(losses))
+
+    request = RecordDict(
+        {
+            COEFFICIENTS: tensor_record(state.current, "fp32"),
+            "round": ConfigRecord({"index": state.rounds_done}),
+        }
+    )
+    if state.rounds_done == 0:
+        request[VECTOR] = tensor_record(state.context_vector, invitation.wire)
+    updates = fleet.ask(FIT, clients, request, _reminder(fleet, state), read)
+    fleet.need(len(updates), f"answered {FIT}")
+    losses = [list(updates[one].losses) if one in updates else [] for one in clients]
+    state.federation["ledger"] = fleet.ledger.rows()
+    return next_state(state, list(updates.values()), losses, invitation.settings, progress)
+
+
+def finish(fleet: Fleet, state: State, out: Path, progress: Progress) -> Outcome:
+    """Let the clients measure on their held-out rows, and write the artifact."""
+    invitation = fleet.invitation
+    before, after, rows = measure_stage(fleet, state, progress)
+    late = loss_signs(state.losses) + (benefit_signs(before, after) if rows else [])
+    progress.warn(late)
+    spec = calibration_spec(
+        invitation.task,
+        invitation.model,
+        invitation.vector_shape,
+        invitation.settings,
+        client_sizes=state.federation["sizes"],
+        vector_bytes=encoded_bytes(invitation.vector_shape, invitation.wire),
+        measured=measurements(before, after, rows),
+        circumstances={"wire": invitation.wire},
+    )
+    artifact = save_artifact(spec, state.context_vector, state.current, out)
+    return Outcome(artifact, state, before, after, state.warnings + late)
+
+
+def measure_stage(fleet: Fleet, state: State, progress: Progress) -> tuple[Metrics, Metrics, int]:
+    """Zero-shot and adapted metrics over all clients' held-out rows, and their number."""
+    members = [member for member in fleet.members.values() if member.held_out]
+    if fleet.invitation.settings.private:
+        return {}, {}, 0
+    clients = {member.client for member in members} & set(state.federation["clients"])
+    progress.evaluating(sum(member.held_out for member in members if member.client in clients))
+
+    def read(content: RecordDict, member: Member) -> tuple[int, Metrics, Metrics]:
+        numbers = numbers_of(content)
+        before = {name: _float(numbers, f"zero_shot_{name}") for name in METRICS}
+        after = {name: _float(numbers, f"adapted_{name}") for name in METRICS}
+        return member.held_out, before, after
+
+    request = RecordDict({COEFFICIENTS: tensor_record(state.current, "fp32")})
+    answers = fleet.ask(MEASURE, clients, request, _reminder(fleet, state), read)
+    rows = [count for count, _, _ in answers.values()]
+    before = weighted([metrics for _, metrics, _ in answers.values()], rows)
+    after = weighted([metrics for _, _, metrics in answers.values()], rows)
+    return before, after, sum(rows)
+
+
+def weighted(metrics: Sequence[Metrics], rows: Sequence[int]) -> Metrics:
+    """Mean over all rows; none of none."""
+    names = metrics[0] if metrics else ()
+    return {name: round(fmean((m[name] for m in metrics), rows), DIGITS) for name in names}
+
+
+def outsized(vectors: dict[int, Tensor]) -> list[int]:
+    """Clients whose vector is far longer than the median one; two cannot outvote each other."""
+    norms = {client: float(vector.norm()) for client, vector in vectors.items()}
+    limit = LARGEST_NORM_RATIO * median(norms.values())
+    return [client for client, norm in norms.items() if len(norms) > 2 and norm > limit]
+
+
+def refuse_coefficients(coefficients: Tensor, untouched: Tensor) -> None:
+    """Raise FederationError for coefficients that no fit arrives at."""
+    largest = float(coefficients.abs().max())
+    if largest > LARGEST_COEFFICIENT:
+        raise FederationError(
+            f"sent a coefficient of {largest:.3g}, expected within {LARGEST_COEFFICIENT:g}"
+        )
+    identity = (coefficients[..., LAMBDA] == 0) & (coefficients[..., BETA] == 1)
+    if not identity[untouched].all():
+        raise FederationError("sent coefficients for sites that the task does not adapt")
+
+
+def _as_sent(vector: Tensor, invitation: Invitation) -> Tensor:
+    """The vector that clients will decode: the one the coefficients are fitted to."""
+    return decode(encode(vector, invitation.wire), invitation.wire, invitation.vector_shape)
+
+
+def _reminder(fleet: Fleet, state: State) -> RecordDict:
+    """What a client must be told once, for one that was restarted since."""
+    vector = tensor_record(state.context_vector, fleet.invitation.wire)
+    return RecordDict({"invitation": fleet.invitation.to_record(), VECTOR: vector})
+
+
+def _floats(numbers: MetricRecord, name: str) -> list[float]:
+    """A list that a client may withhold."""
+    values = numbers.get(name, [])
+    if not isinstance(values, list):
+        raise FederationError(f"sent {name} as a number, expected a list")
+    return [float(value) for value in values]
+
+
+def _float(numbers: MetricRecord, name: str) -> float:
+    value = numbers.get(name)
+    if not isinstance(value, float | int):
+        raise FederationError(f"sent no {name}")
+    return float(value)

@@ -1,0 +1,85 @@
+"""The Flower ServerApp: reads what `ifedicl federate` wrote down, runs the coordinator."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from pydantic import BaseModel, ConfigDict
+
+from calibration.federation.fleet import Terms
+from calibration.federation.messages import Invitation
+from calibration.federation.server import federate
+from calibration.progress import Progress
+from calibration.report import write_report
+from calibration.state import StateStore, fingerprint
+
+logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
+
+
+class FederationJob(BaseModel):
+    """A run of the coordinator: what is asked of whom, and the folders of its artifact, its
+    saved state and its report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    invitation: Invitation
+    terms: Terms
+    out: Path
+    state: Path
+    report: Path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The job in a file that `write` wrote."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def write(self, path: Path) -> None:
+        """Keep the job for the ServerApp, which Flower starts in a process of its own."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.model_dump_json(indent=2), encoding="utf-8")
+
+    def run(self, grid: Grid) -> None:
+        """Calibrate with the clients on `grid`; the artifact and its report are the result."""
+        progress = LoggedProgress(self.invitation.settings.rounds)
+        store = StateStore(self.state, fingerprint(self.invitation.model_dump(mode="json")))
+        outcome = federate(self.invitation, self.terms, self.out, grid, store, progress)
+        progress.done()
+        path = write_report(outcome, progress.seconds, self.report)
+        logger.info("task %s (digest %s), report %s", self.out, outcome.artifact.digest[:16], path)
+
+
+class LoggedProgress(Progress):
+    """Progress as log lines, which Flower streams to whoever started the run."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self.rounds = rounds
+
+    def round_done(self, rounds_done: int, losses: Sequence[Sequence[float]]) -> None:
+        means = ", ".join(f"{sum(one) / len(one):.3f}" if one else "-" for one in losses)
+        logger.info("round %d/%d: mean loss by client %s", rounds_done, self.rounds, means)
+
+    def evaluating(self, rows: int) -> None:
+        super().evaluating(rows)
+        logger.info("clients measure on %d held-out rows", rows)
+
+    def warn(self, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            logger.warning("%s", warning)
+
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the job that the run's configuration names; its file goes when it is done."""
+    path = Path(str(context.run_config["job"]))
+    FederationJob.read(path).run(grid)
+    path.unlink()
+    path.parent.rmdir()

@@ -1,0 +1,60 @@
+"""The same two apps in one process and Ray's workers: Flower's simulation."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from calibration.federation.client import Owner
+from calibration.federation.client_app import client_app
+from calibration.federation.server_app import FederationJob
+from ifedicl_serve.errors import DataError
+
+
+def owners_of(
+    paths: Sequence[Path], model: str, text_column: str, label_column: str, held_out: float
+) -> list[Owner]:
+    """One simulated owner per file, or per file of a folder, in the order of their names."""
+    files = [one for path in paths for one in (_in_order(path) if path.is_dir() else [path])]
+    return [
+        Owner(client, model, file.resolve(), text_column, label_column, held_out)
+        for client, file in enumerate(files)
+    ]
+
+
+def simulate(job: FederationJob, owners: Sequence[Owner]) -> None:
+    """Run a federation of these owners on this machine.
+
+    Raises what the coordinator raises. `run_simulation` is what Flower 1.32 offers to a
+    program; its successor, `flwr run`, leaves a SuperLink running behind it.
+    """
+    from flwr.simulation import run_simulation
+
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        job.run(grid)
+
+    def owner_of(context: Context) -> Owner:
+        return owners[int(context.node_config["partition-id"])]
+
+    run_simulation(
+        server,
+        client_app(owner_of),
+        num_supernodes=len(owners),
+        backend_config={
+            "init_args": {"num_cpus": os.cpu_count() or 1, "include_dashboard": False},
+            "client_resources": {"num_cpus": 1},
+        },
+    )
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """client-2 before client-10."""
+    files = sorted(folder.iterdir(), key=lambda file: (len(file.name), file.name))
+    if not files:
+        raise DataError(f"{folder} is empty; write client files there with ifedicl partition")
+    return files

@@ -1,0 +1,104 @@
+"""Real SuperLink and SuperNodes over gRPC with TLS and registered keys, on loopback."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from calibration.task import TaskDefinition
+from ifedicl_serve.artifact import load_artifact
+from tests.federation.deployment import Deployment, deployed, kill, make_certificates, make_key
+from tests.federation.test_simulation import OPTIONS, ifedicl, labels_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    (tmp_path / "deployment").mkdir()
+    with deployed(tmp_path / "deployment") as running:
+        yield running
+
+
+def federate(deployment: Deployment, model: Path, task: TaskDefinition, out: Path, *options: str):
+    return deployment.run(
+        "ifedicl",
+        "federate",
+        f"--model={model}",
+        f"--labels={labels_of(task)}",
+        f"--out={out}",
+        "--name=toy",
+        "--superlink=site",
+        "--clients=3",
+        *OPTIONS,
+        *options,
+    )
+
+
+def test_deployment_ends_with_the_artifact_of_the_simulation(
+    deployment: Deployment,
+    clients: list[Path],
+    llama_folder: Path,
+    task: TaskDefinition,
+    tmp_path: Path,
+) -> None:
+    """And the others go on when a client has died."""
+    nodes = [deployment.client(n, llama_folder, path) for n, path in enumerate(clients)]
+    run = federate(deployment, llama_folder, task, tmp_path / "deployed", "--wait=90")
+    assert run.returncode == 0, run.stdout
+    simulated = ifedicl(
+        "federate",
+        f"--model={llama_folder}",
+        f"--labels={labels_of(task)}",
+        f"--out={tmp_path / 'simulated'}",
+        "--name=toy",
+        *[f"--simulate={path}" for path in clients],
+        *OPTIONS,
+    )
+    assert simulated.returncode == 0, simulated.stdout + simulated.stderr
+    digest = load_artifact(tmp_path / "simulated").digest
+    assert load_artifact(tmp_path / "deployed").digest == digest
+
+    # A client dies: the others go on without it.
+    kill(nodes[2])
+    again = federate(
+        deployment, llama_folder, task, tmp_path / "two", "--quorum=2", "--wait=15", "--rounds=1"
+    )
+    assert again.returncode == 0, again.stdout
+    assert len(load_artifact(tmp_path / "two").spec.calibration.client_sizes) == 2
+
+    # Too few are an error that says what to do, and the state is kept.
+    few = federate(deployment, llama_folder, task, tmp_path / "few", "--wait=3")
+    assert few.returncode == 1
+    assert "clients accepted the invitation, 3 are needed" in few.stdout
+    assert "run the same command again" in few.stderr
+    assert not (tmp_path / "few").exists()
+
+
+def test_strangers_are_refused(
+    deployment: Deployment, clients: list[Path], llama_folder: Path, tmp_path: Path
+) -> None:
+    """Without the authority's certificate TLS fails; without a registered key the SuperLink."""
+    (tmp_path / "other").mkdir()
+    common = [
+        "client",
+        f"--model={llama_folder}",
+        f"--data={clients[0]}",
+        "--client=0",
+        f"--superlink=127.0.0.1:{deployment.fleet}",
+    ]
+    deceived = deployment.start(
+        "ifedicl",
+        *common,
+        f"--root-certificates={make_certificates(tmp_path / 'other')}",
+        f"--private-key={deployment.registered_key(0)}",
+    )
+    stranger = deployment.start(
+        "ifedicl",
+        *common,
+        f"--root-certificates={deployment.certificate}",
+        f"--private-key={make_key(tmp_path / 'unregistered')}",
+    )
+    deployment.wait_for_log(deceived, "TLS handshake error detected")
+    deployment.wait_for_log(stranger, "No SuperNode found with the given public key")
+    assert "PullMessages" not in deployment.log(deployment.superlink)
