@@ -6,12 +6,32 @@ architecture is overridden with one of `ADAPTED_ARCHITECTURES`, so installing th
 changes nothing for other uses of vLLM.
 """
 
-# Checkpoint architecture -> ours. Any decoder whose layers have `self_attn` and `mlp` can join.
-ADAPTED_ARCHITECTURES = {
-    "LlamaForCausalLM": "IFedICLLlamaForCausalLM",
-    "Qwen2ForCausalLM": "IFedICLQwen2ForCausalLM",
-    "Qwen3ForCausalLM": "IFedICLQwen3ForCausalLM",
-}
+# Checkpoint architectures whose decoder layers add the outputs of `self_attn` and `mlp` to the
+# residual stream, in Hugging Face's model and in vLLM's alike. A row joins with its tiny
+# configuration in tests/engine/test_architectures.py, which proves that the two agree.
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen2MoeForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+    "Phi3ForCausalLM",
+    "GemmaForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Olmo2ForCausalLM",
+    "Olmo3ForCausalLM",
+    "OlmoeForCausalLM",
+    "GraniteForCausalLM",
+    "CohereForCausalLM",
+    "Glm4ForCausalLM",
+    "Exaone4ForCausalLM",
+    "SmolLM3ForCausalLM",
+    "Starcoder2ForCausalLM",
+)
+# Checkpoint architecture -> ours.
+ADAPTED_ARCHITECTURES = {name: f"IFedICL{name}" for name in ARCHITECTURES}
 
 
 def register() -> None:

@@ -1,39 +1,53 @@
-"""vLLM's own LLaMA and Qwen models with the injection at their two sites, and a label pooler.
+"""vLLM's own decoders with the injection at their two sites, and a label pooler.
 
 Nothing of vLLM's models is copied: after construction each layer's attention and MLP module
-gets a subclass of its own class whose forward applies the formula to `super().forward(...)`.
-Parameter names stay, weights load unchanged, and torch.compile fuses the multiply-add.
+gets a subclass of its own class whose forward applies the formula to what its own returns.
+Parameter names stay, weights load unchanged, and torch.compile fuses the multiply-add. A norm
+that some decoders put behind a site (Gemma, OLMo 2) comes after the injection, as it does in
+calibration. Which decoders, and under which names, `ifedicl_serve.plugin` says.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.library import Library
+from vllm import ModelRegistry
 from vllm.config import VllmConfig
-from vllm.distributed import tensor_model_parallel_all_reduce
+from vllm.distributed import get_pp_group, tensor_model_parallel_all_reduce
+from vllm.distributed.utils import get_pp_indices
 from vllm.model_executor.layers.pooler.seqwise import pooler_for_embed
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from vllm.model_executor.models.llama import LlamaForCausalLM
-from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
-from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+from vllm.utils.torch_utils import direct_register_custom_op
 
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import inject
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
 from ifedicl_serve.plugin.slots import SlotTables
 
 
-@torch.library.custom_op("ifedicl::materialize", mutates_args=("h",))
-def materialize(h: Tensor) -> None:
+def _materialize(h: Tensor) -> None:
     """Do nothing, where the compiler must assume something: `h` is written out first.
 
     Otherwise inductor fuses the injection into the next RMSNorm, whose sum then runs in
     another order: an unadapted token would differ from vLLM's own in its last bit.
     """
+
+
+# vLLM's way: `torch.library.custom_op` takes 60 microseconds a call, a tenth of them here.
+LIBRARY = Library("ifedicl", "FRAGMENT")
+direct_register_custom_op(
+    "materialize",
+    _materialize,
+    mutates_args=["h"],
+    fake_impl=_materialize,
+    target_lib=LIBRARY,
+)
 
 
 class TaskAdapted:
@@ -48,6 +62,7 @@ class TaskAdapted:
                 "micro-batching (--enable-dbo) splits a batch after its tokens were given their "
                 "task; serve without it"
             )
+        _refuse_long_rope(vllm_config.model_config)
         self.task_slots = _slot_tables(self, vllm_config)
         _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
         self.pooler = TaskPooler(
@@ -61,22 +76,26 @@ class TaskAdapted:
         """Logits [requests, tokens] in float32 of these tokens alone.
 
         `hidden` [requests, hidden] after the final norm, `token_ids` [tokens]. Under tensor
-        parallelism each rank scores the rows it owns and the ranks' logits are summed. A token
-        outside the vocabulary gets NaN.
+        parallelism each rank scores the rows it owns and the ranks' logits are summed. Capped
+        and scaled as vLLM's `LogitsProcessor` does. A token outside the vocabulary gets NaN.
         """
-        lm_head: Any = self.lm_head  # type: ignore[attr-defined]
-        if not isinstance(lm_head.quant_method, UnquantizedEmbeddingMethod):
+        # Gemma 2 has no lm_head of its own
+        head: Any = getattr(self, "lm_head", None) or self.model.embed_tokens  # type: ignore[attr-defined]
+        if not isinstance(head.quant_method, UnquantizedEmbeddingMethod):
             raise ModelError(
-                f"lm_head is quantised by {type(lm_head.quant_method).__name__}; label scoring "
+                f"lm_head is quantised by {type(head.quant_method).__name__}; label scoring "
                 "reads its rows, so serve a checkpoint with an unquantised lm_head"
             )
-        shard = lm_head.shard_indices
+        shard = head.shard_indices
         start, end = shard.org_vocab_start_index, shard.org_vocab_end_index
         owned = (token_ids >= start) & (token_ids < end)
-        rows = lm_head.weight[torch.where(owned, token_ids - start, 0)]
-        logits = hidden.float() @ rows.float().T * self.logits_processor.scale  # type: ignore[attr-defined]
+        rows = head.weight[torch.where(owned, token_ids - start, 0)]
+        logits = hidden.float() @ rows.float().T
         logits = tensor_model_parallel_all_reduce(logits * owned)
-        return logits.masked_fill(token_ids >= lm_head.org_vocab_size, torch.nan)
+        processor: Any = self.logits_processor  # type: ignore[attr-defined]
+        if processor.soft_cap is not None:
+            logits = torch.tanh(logits / processor.soft_cap) * processor.soft_cap
+        return (logits * processor.scale).masked_fill(token_ids >= head.org_vocab_size, torch.nan)
 
     @classmethod
     def get_model_state_cls(cls) -> type[Any]:
@@ -86,25 +105,40 @@ class TaskAdapted:
         return TaskModelState
 
 
-class IFedICLLlamaForCausalLM(TaskAdapted, LlamaForCausalLM):
-    """LLaMA (and architectures vLLM serves as LLaMA) with tasks."""
+@cache
+def __getattr__(name: str) -> type[nn.Module]:
+    """The adapted class of that name: vLLM's own for the architecture, with tasks.
+
+    Made when asked for, as this module would else import every model vLLM has for us.
+    """
+    for architecture, adapted in ADAPTED_ARCHITECTURES.items():
+        if name == adapted:
+            base = ModelRegistry.models[architecture].load_model_cls()
+            return type(name, (TaskAdapted, base), {"__module__": __name__})
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class IFedICLQwen2ForCausalLM(TaskAdapted, Qwen2ForCausalLM):
-    """Qwen2 and Qwen2.5 with tasks."""
-
-
-class IFedICLQwen3ForCausalLM(TaskAdapted, Qwen3ForCausalLM):
-    """Qwen3 with tasks."""
+def _refuse_long_rope(model_config: Any) -> None:
+    """vLLM picks LongRoPE's factors by its longest possible prompt, calibration by the prompt."""
+    rope = getattr(model_config.hf_text_config, "rope_parameters", None) or {}
+    original = rope.get("original_max_position_embeddings")
+    if rope.get("rope_type") == "longrope" and model_config.max_model_len > original:
+        raise ModelError(
+            f"--max-model-len is {model_config.max_model_len}, but this checkpoint's tasks are "
+            f"calibrated within its original context of {original} tokens (LongRoPE); serve with "
+            f"--max-model-len {original}"
+        )
 
 
 def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     model_config, scheduler = vllm_config.model_config, vllm_config.scheduler_config
     tasks = TaskConfig.of(vllm_config)
+    pipeline = get_pp_group()
+    own = get_pp_indices(len(model.model.layers), pipeline.rank_in_group, pipeline.world_size)
     return SlotTables(
         tasks_dir=tasks.tasks_dir,
         model=ModelIdentity.of(model_config.model),
-        layers=range(model.model.start_layer, model.model.end_layer),
+        layers=range(*own),
         hidden_size=model_config.get_hidden_size(),
         num_slots=tasks.num_slots(scheduler.max_num_seqs),
         max_tokens=scheduler.max_num_batched_tokens,
@@ -113,28 +147,38 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     )
 
 
-def _adapt_sites(layers: Iterable[nn.Module], slots: SlotTables) -> None:
+def _adapt_sites(layers: nn.ModuleList, slots: SlotTables) -> None:
     """Turn the two sites of every layer on this pipeline rank into adapted ones."""
-    for position, layer in enumerate(list(layers)[slots.layers.start : slots.layers.stop]):
-        sites: tuple[Any, Any] = (layer.self_attn, layer.mlp)
+    for position, layer in enumerate(slots.layers):
+        sites: tuple[Any, Any] = (layers[layer].self_attn, layers[layer].mlp)
         for site, module in enumerate(sites):
             module.register_buffer("task_scale", slots.scale[position, site], persistent=False)
             module.register_buffer("task_shift", slots.shift[position, site], persistent=False)
             module.register_buffer("token_slots", slots.token_slots, persistent=False)
-            module.__class__ = _adapted_class(type(module))  # type: ignore[arg-type]
+            # vLLM's Transformers backend binds a rewritten forward to some instances
+            bound, base = module.__dict__.pop("forward", None), type(module)
+            forward = bound.__func__ if bound else base.forward
+            module.__class__ = _adapted_class(base, forward)  # type: ignore[arg-type]
 
 
 @cache
-def _adapted_class(base: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of a site's class that injects into its output [tokens, hidden]."""
+def _adapted_class(base: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
+    """A subclass of a site's class that injects into what its `forward` returns."""
 
     class Adapted(base):  # type: ignore[misc, valid-type]
-        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-            h = super().forward(*args, **kwargs)
-            slots = self.token_slots[: h.shape[0]]
-            h = inject(h, self.task_scale[slots].unsqueeze(-1), self.task_shift[slots])
-            torch.ops.ifedicl.materialize(h)
-            return h
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = forward(self, *args, **kwargs)
+            if isinstance(output, tuple):  # a Transformers attention: (output, weights)
+                return _adapted(self, output[0]), *output[1:]
+            return _adapted(self, output)
 
     Adapted.__name__ = Adapted.__qualname__ = f"TaskAdapted{base.__name__}"
     return Adapted
+
+
+def _adapted(site: Any, h: Tensor) -> Tensor:
+    """The site's output [..., tokens, hidden], each token's task injected."""
+    slots = site.token_slots[: h.shape[-2]]
+    h = inject(h, site.task_scale[slots].unsqueeze(-1), site.task_shift[slots])
+    torch.ops.ifedicl.materialize(h)
+    return h

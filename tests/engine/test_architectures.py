@@ -1,0 +1,154 @@
+"""Every architecture of the plugin's table: with a task it is the hooked Hugging Face model, and
+without one it is vLLM's own. Tiny random checkpoints, made so that caps, scales, windows and
+experts all matter.
+
+LLaMA, Qwen2 and Qwen3 have the other modules of this folder.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from bench.random_tasks import random_task
+from calibration.hooked import HookedModel, load_model, longest_prompt
+from ifedicl_serve.artifact import Artifact
+from ifedicl_serve.errors import ModelError
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES, register
+from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
+from tests.engine.test_agreement import LABELS, TOLERANCE, hooked, on_plugin
+
+SHAPE = dict(
+    vocab_size=8000, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+    num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=1024,
+    initializer_range=0.15, pad_token_id=0, bos_token_id=None, eos_token_id=0,
+)  # fmt: skip
+WINDOW = dict(sliding_window=8)  # shorter than the prompts
+ALTERNATING = WINDOW | dict(layer_types=["sliding_attention", "full_attention"])
+EXPERTS = dict(num_experts=4, num_experts_per_tok=2)
+DENSE_LAST = dict(moe_intermediate_size=32, mlp_only_layers=[1])
+SCORES = dict(query_pre_attn_scalar=16)
+CAPS = dict(attn_logit_softcapping=1.0, final_logit_softcapping=2.0)
+# Model type, and what it has that LLaMA has not.
+FAMILIES = {
+    "MistralForCausalLM": ("mistral", WINDOW),
+    "Qwen2MoeForCausalLM": (
+        "qwen2_moe",
+        EXPERTS | DENSE_LAST | dict(shared_expert_intermediate_size=32),
+    ),
+    "Qwen3MoeForCausalLM": ("qwen3_moe", EXPERTS | DENSE_LAST),
+    "Phi3ForCausalLM": ("phi3", {}),
+    "GemmaForCausalLM": ("gemma", {}),
+    "Gemma2ForCausalLM": ("gemma2", ALTERNATING | SCORES | CAPS),
+    "Gemma3ForCausalLM": ("gemma3_text", ALTERNATING | SCORES),
+    "Olmo2ForCausalLM": ("olmo2", {}),
+    "Olmo3ForCausalLM": ("olmo3", ALTERNATING),
+    "OlmoeForCausalLM": ("olmoe", EXPERTS),
+    "GraniteForCausalLM": (
+        "granite",
+        dict(residual_multiplier=0.5, logits_scaling=4.0, embedding_multiplier=3.0),
+    ),
+    "CohereForCausalLM": ("cohere", dict(logit_scale=0.25)),
+    "Glm4ForCausalLM": ("glm4", {}),
+    "Exaone4ForCausalLM": ("exaone4", ALTERNATING),
+    "SmolLM3ForCausalLM": ("smollm3", {}),
+    "Starcoder2ForCausalLM": ("starcoder2", WINDOW),
+}
+PROMPTS = random_prompts(12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def inspected_in_this_process():
+    """vLLM inspects a class it knows by name only in a process of its own: 10 s for each."""
+    from vllm import ModelRegistry
+    from vllm.plugins import load_general_plugins
+
+    from ifedicl_serve.plugin import models
+
+    load_general_plugins()
+    for name in ADAPTED_ARCHITECTURES.values():
+        ModelRegistry.register_model(name, getattr(models, name))
+    yield
+    register()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, a task of it, and the hooked model's label log-probabilities."""
+
+    folder: Path
+    tasks: Path
+    model: HookedModel
+    artifact: Artifact
+    reference: np.ndarray  # [texts, labels]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Checkpoint]:
+    """All references are computed before any engine starts: vLLM's Transformers backend (OLMo)
+    decorates the class it finds in transformers, which from then on works inside engines only."""
+    root = tmp_path_factory.mktemp("architectures")
+    return {name: checkpoint(root, name, *family) for name, family in FAMILIES.items()}
+
+
+def checkpoint(root: Path, architecture: str, kind: str, own: dict) -> Checkpoint:
+    folder, tasks = root / "models" / kind, root / "tasks" / kind
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SHAPE | own))
+    assert type(network).__name__ == architecture
+    network.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY_QWEN2).save_pretrained(folder)
+    artifact = random_task(folder, tasks / "task", 5, labels=LABELS)
+    model = load_model(str(folder), dtype="fp32", device="cpu")
+    return Checkpoint(folder, tasks, model, artifact, hooked(model, artifact))
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_the_plugin_agrees_with_the_hooked_model(checkpoints, architecture):
+    ours = checkpoints[architecture]
+    plugin = on_plugin(ours.folder, ours.tasks, ours.model, ours.artifact, "float32")
+    np.testing.assert_allclose(plugin, ours.reference, atol=TOLERANCE["fp32"])
+
+
+# One of vLLM's own, one with fused experts, one on its Transformers backend.
+@pytest.mark.parametrize(
+    "architecture", ["Gemma2ForCausalLM", "Qwen3MoeForCausalLM", "Olmo2ForCausalLM"]
+)
+def test_no_task_is_vanilla_vllm_bit_for_bit(checkpoints, architecture):
+    ours = checkpoints[architecture]
+    vanilla = hidden_states(ours.folder, None)
+    assert torch.equal(hidden_states(ours.folder, ours.tasks), vanilla)
+
+
+def hidden_states(model: Path, tasks: Path | None) -> torch.Tensor:
+    with engine(model, tasks, task="embed") as llm:
+        outputs = run(llm, [request(prompt) for prompt in PROMPTS], task="embed")
+    return torch.stack([output.outputs.data for output in outputs])
+
+
+def test_every_row_of_the_table_is_tested():
+    elsewhere = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+    assert set(ADAPTED_ARCHITECTURES) == elsewhere | set(FAMILIES)
+
+
+def test_another_architecture_has_no_adapted_class():
+    from ifedicl_serve.plugin import models
+
+    with pytest.raises(AttributeError, match="no attribute 'IFedICLGPT2LMHeadModel'"):
+        _ = models.IFedICLGPT2LMHeadModel
+
+
+def test_long_rope_stays_within_the_original_context_on_both_sides():
+    """Phi-3's 128k checkpoints: beyond 4096 tokens the two choose other rotary factors."""
+    from ifedicl_serve.plugin.models import _refuse_long_rope
+
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+    config = SimpleNamespace(rope_parameters=rope, max_position_embeddings=131072)
+    assert longest_prompt(config) == 4096
+    _refuse_long_rope(SimpleNamespace(hf_text_config=config, max_model_len=4096))
+    with pytest.raises(ModelError, match="is 131072, .* serve with --max-model-len 4096"):
+        _refuse_long_rope(SimpleNamespace(hf_text_config=config, max_model_len=131072))
