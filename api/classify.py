@@ -42,10 +42,10 @@ class Classifier:
     async def _score(self, task: Task, prompt: list[int]) -> Scored:
         """Score the trie's root, then its inner nodes, which reuse the prompt's cached prefix."""
         root, *inner = task.trie.nodes
-        first = await self.engine.token_scores(task.digest, [*prompt, *root.path], root.children)
+        first = await self.engine.token_scores(task, [*prompt, *root.path], root.children)
         rest = await asyncio.gather(
             *(
-                self.engine.token_scores(task.digest, [*prompt, *node.path], node.children)
+                self.engine.token_scores(task, [*prompt, *node.path], node.children)
                 for node in inner
             )
         )
@@ -53,8 +53,8 @@ class Classifier:
         if np.isnan(choices).any():
             raise TaskUnavailableError(
                 f"task {task.name!r} could not be loaded by the engine: its artifact "
-                f"{task.digest[:16]} is gone or damaged; see the server's log, restore the "
-                "artifact and restart"
+                f"{task.digest[:16]} is gone, replaced or damaged; send the request again, or "
+                "see the server's log and restore the artifact (or touch its task.json)"
             )
         probabilities = np.exp(task.trie.log_probs(choices).astype(np.float64))
         return Scored(probabilities, len(prompt), first.cached_tokens)

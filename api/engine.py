@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.registry import Task
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class LabelEngine(Protocol):
     """Scores the next token of a prompt under a task."""
 
     async def token_scores(
-        self, digest: str, prompt_ids: list[int], token_ids: tuple[int, ...]
+        self, task: Task, prompt_ids: list[int], token_ids: tuple[int, ...]
     ) -> TokenScores:
-        """Log-softmax among `token_ids` after `prompt_ids`, adapted by the artifact `digest`."""
+        """Log-softmax among `token_ids` after `prompt_ids`, adapted by `task`."""
         ...
 
 
@@ -35,13 +36,12 @@ class VllmEngine:
         self.client = client
 
     async def token_scores(
-        self, digest: str, prompt_ids: list[int], token_ids: tuple[int, ...]
+        self, task: Task, prompt_ids: list[int], token_ids: tuple[int, ...]
     ) -> TokenScores:
         from vllm import PoolingParams
 
-        params = PoolingParams(
-            task="classify", extra_kwargs=TaskRequest(digest, token_ids).extra_kwargs()
-        )
+        request = TaskRequest(task.digest, token_ids, task.generation)
+        params = PoolingParams(task="classify", extra_kwargs=request.extra_kwargs())
         prompt = {"prompt_token_ids": prompt_ids}
         async for output in self.client.encode(prompt, params, f"classify-{uuid4().hex}"):
             result = output

@@ -1,5 +1,6 @@
 """Our routes on vLLM's own API server: a `vllm.endpoint_plugins` entry point."""
 
+import asyncio
 import logging
 from argparse import Namespace
 from typing import Any
@@ -8,6 +9,7 @@ from fastapi import FastAPI
 
 from api.classify import Classifier
 from api.engine import VllmEngine
+from api.live import follow
 from api.prompts import PromptEncoder
 from api.routes import router
 from ifedicl_serve.identity import ModelIdentity
@@ -17,7 +19,7 @@ logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is log
 
 
 class ClassifyEndpoints:
-    """Adds `/v1/classify` and `/v1/tasks`, and loads the artifact folder at start-up."""
+    """Adds `/v1/classify` and `/v1/tasks`, and follows the artifact folder."""
 
     name = "ifedicl-api"
     required_tasks = ("classify",)
@@ -37,6 +39,7 @@ class ClassifyEndpoints:
             logger.warning("Refused artifact: %s", reason)
         logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
         state.ifedicl_registry = registry
+        state.ifedicl_follower = asyncio.create_task(follow(registry))  # a task must be held
         state.ifedicl_classifier = Classifier(
             VllmEngine(engine_client), PromptEncoder(tokenizer, model_config.max_model_len)
         )

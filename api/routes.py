@@ -21,7 +21,7 @@ from api.schema import (
     Usage,
 )
 from ifedicl_serve.errors import TaskNotFoundError
-from ifedicl_serve.registry import Task, TaskRegistry
+from ifedicl_serve.registry import ListedTask, Task, TaskRegistry
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse} for status in (400, 404, 422, 503)
@@ -29,7 +29,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def get_registry(request: Request) -> TaskRegistry:
-    """The tasks this server loaded at start-up."""
+    """The tasks this server has."""
     return request.app.state.ifedicl_registry
 
 
@@ -107,7 +107,7 @@ def _usage(scored: list[Scored]) -> Usage:
     )
 
 
-def _card(task: Task) -> TaskCard:
+def _card(task: ListedTask) -> TaskCard:
     spec = task.spec
     return TaskCard(
         id=spec.name,

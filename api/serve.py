@@ -7,6 +7,7 @@ ends with a usage error for the few flags that tasks cannot be served with.
 import argparse
 import os
 import sys
+import tempfile
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def main(argv: list[str]) -> int:
         print(f"ifedicl serve: {error}", file=sys.stderr)
         return 1
     _enable_plugins()
-    _run_vllm(["serve", ours.model, *vllm_argv], architecture, tasks)
+    with tempfile.TemporaryDirectory(prefix="ifedicl-metrics-") as metrics:
+        # Before prometheus_client is imported: workers' counters reach /metrics through files.
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", metrics)
+        _run_vllm(["serve", ours.model, *vllm_argv], architecture, tasks)
     return 0
 
 

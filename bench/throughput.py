@@ -39,6 +39,9 @@ TASK_COUNTS = (1, 16, 64)
 DEMONSTRATIONS = 16
 LABEL_TOKENS = (300, 301, 302, 303)
 MAX_MODEL_LEN = 8192  # 16 demonstrations of 256 tokens and the text
+# An engine's processes poll for a second after their last message (vLLM's SpinCondition), on
+# cores that the engine measured next needs: wait until they sleep.
+SETTLE_SECONDS = 1.5
 
 Prompts = list[dict[str, list[int]]]
 Variant = Callable[[Prompts], Any]
@@ -115,6 +118,7 @@ def measure(engines: Engines, digests: list[str], batch: int, rounds: int) -> di
         for _ in track(range(rounds + 1), f"prompts of {length} tokens"):
             for name, (variant, prefix) in variants.items():
                 inputs = prompts(length, prefix)
+                time.sleep(SETTLE_SECONDS)
                 start = time.perf_counter()
                 variant(inputs)
                 taken[name].append(time.perf_counter() - start)

@@ -1,31 +1,42 @@
 """The artifact folder as the server sees it: tasks that serve, and refusals with reasons.
 
-Every sub-folder is one artifact. A bad one never stops the others.
+Every sub-folder is one artifact. A bad one never stops the others. What is served is a
+function of the folder alone, so all processes that read it agree. When to look is not decided
+here: somebody else calls `refresh`.
 """
 
-from collections.abc import Iterator
+import hashlib
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifedicl_serve.artifact import TASK_FILE, TaskSpec, load_artifact, read_spec
-from ifedicl_serve.errors import ArtifactError, IFedICLError, TaskNotFoundError
+from ifedicl_serve.artifact import TaskSpec, load_artifact, read_spec, refuse_other_model
+from ifedicl_serve.errors import IFedICLError, TaskNotFoundError
+from ifedicl_serve.folder import Stamp, artifact_folders, folder_stamp
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.labels import LabelTrie
 from ifedicl_serve.prompt import label_trie
 
 NAMES_IN_ERROR = 20
-
-Stamp = tuple[int, int] | None  # of a file: when it was written, and which it is
+# Artifacts checked to the last byte by one `refresh`; the others follow, or are when asked for.
+CHECKS_PER_REFRESH = 64
+# An artifact is replaced by two renames; between them its folder is not there.
+BETWEEN_RENAMES_S = 0.05
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task ready to serve: its spec, its content digest and its label trie."""
+class ListedTask:
+    """A task whose task.json is valid and for this model; its tensors were not read yet.
+
+    `generation` changes whenever the folder does: a task that an engine failed to load is
+    tried again as another generation.
+    """
 
     spec: TaskSpec
     digest: str
-    trie: LabelTrie
+    generation: str
     folder: Path
 
     @property
@@ -33,109 +44,165 @@ class Task:
         return self.spec.name
 
 
+@dataclass(frozen=True)
+class Task(ListedTask):
+    """A task ready to serve: everything about it was checked."""
+
+    trie: LabelTrie
+
+
+@dataclass
+class _Entry:
+    """A sub-folder as it was when it had this stamp: a task, or why it is none."""
+
+    stamp: Stamp
+    state: ListedTask | str
+
+
 class TaskRegistry:
-    """All artifacts of a folder, validated for one base model and its tokenizer."""
+    """All artifacts of a folder, validated for one base model and its tokenizer.
+
+    `refresh` may run in one other thread: it replaces what the readers see in one step.
+    """
 
     def __init__(self, folder: Path, model: ModelIdentity, tokenizer: Any) -> None:
         self.folder = folder
         self.model = model
-        self.tasks: dict[str, Task] = {}
-        self.refused: dict[str, str] = {}
-        for path in artifact_folders(folder):
-            try:
-                self._add(path, tokenizer)
-            except IFedICLError as error:
-                self.refused[path.name] = str(error).replace(f"{folder}/", "")
+        self.tokenizer = tokenizer
+        self._entries: dict[str, _Entry] = {}  # by sub-folder, in name order
+        self._serving: dict[str, _Entry] = {}  # by task name
+        self.refresh()
 
-    def _add(self, path: Path, tokenizer: Any) -> None:
-        artifact = load_artifact(path, self.model)
-        spec = artifact.spec
-        if spec.name in self.tasks:
-            raise ArtifactError(
-                f"{path}: task {spec.name!r} is already served from "
-                f"{self.tasks[spec.name].folder}; rename one of them in its task.json"
-            )
-        trie = label_trie(tokenizer, spec.prompt, spec.verbalizations)
-        self.tasks[spec.name] = Task(spec, artifact.digest, trie, path)
+    @property
+    def tasks(self) -> dict[str, ListedTask]:
+        """The tasks that serve, by name."""
+        states = {name: entry.state for name, entry in self._serving.items()}
+        return {name: state for name, state in states.items() if isinstance(state, ListedTask)}
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why a sub-folder does not serve, by its name."""
+        reasons = {name: self._refusal(name, entry) for name, entry in self._entries.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def get(self, name: str) -> Task:
         """The task of that name. Raises TaskNotFoundError naming those loaded."""
+        entry = self._serving.get(name)
+        if entry is not None:
+            self._check(entry)
+            if isinstance(entry.state, Task):
+                return entry.state
+        raise TaskNotFoundError(self._not_found(name))
+
+    def refresh(self, names: Iterable[str] | None = None) -> dict[str, str]:
+        """Read again what has changed: in these sub-folders, or (None) in the whole folder.
+
+        Returns what became of each sub-folder that changed, for a log. Raises ArtifactError if
+        the folder cannot be read; what was served still is then.
+        """
+        if names is None:
+            names = {*self._entries, *artifact_folders(self.folder)}
+        entries = dict(self._entries)
+        changed = set()
+        for name, stamp in self._stamps(names).items():
+            known = entries.get(name)
+            if stamp is None and known is not None:
+                changed.add(name)
+                del entries[name]
+            elif stamp is not None and (known is None or known.stamp != stamp):
+                entry = _Entry(stamp, self._listed(name, stamp))
+                # Another stamp by now: it is being written, and is read next time.
+                if folder_stamp(f"{self.folder}/{name}") == stamp:
+                    changed.add(name)
+                    entries[name] = entry
+        for name in self._unchecked(entries, changed):
+            self._check(entries[name])
+            if isinstance(entries[name].state, str):
+                changed.add(name)
+        if changed:
+            self._publish(dict(sorted(entries.items())))
+        return {name: self._outcome(name) for name in sorted(changed)}
+
+    def _unchecked(self, entries: dict[str, _Entry], changed: set[str]) -> list[str]:
+        """The next to check, those that just changed first."""
+        listed = [name for name, entry in entries.items() if type(entry.state) is ListedTask]
+        return sorted(listed, key=lambda name: (name not in changed, name))[:CHECKS_PER_REFRESH]
+
+    def _outcome(self, name: str) -> str:
+        entry = self._entries.get(name)
+        if entry is None:
+            return "removed"
+        refusal = self._refusal(name, entry)
+        if refusal is not None or isinstance(entry.state, str):
+            return f"refused, {refusal}"
+        return f"serves task {entry.state.name!r}, {entry.state.digest[:16]}"
+
+    def _stamps(self, names: Iterable[str]) -> dict[str, Stamp | None]:
+        def stamped(names: Iterable[str]) -> dict[str, Stamp | None]:
+            return {name: folder_stamp(f"{self.folder}/{name}") for name in names}
+
+        stamps = stamped(name for name in names if not name.startswith("."))
+        gone = [name for name in stamps if stamps[name] is None and name in self._entries]
+        if gone:
+            time.sleep(BETWEEN_RENAMES_S)
+            stamps |= stamped(gone)
+        return stamps
+
+    def _publish(self, entries: dict[str, _Entry]) -> None:
+        serving: dict[str, _Entry] = {}
+        for entry in entries.values():
+            if isinstance(entry.state, ListedTask):
+                serving.setdefault(entry.state.name, entry)
+        self._entries, self._serving = entries, serving
+
+    def _listed(self, name: str, stamp: Stamp) -> ListedTask | str:
+        path = self.folder / name
         try:
-            return self.tasks[name]
-        except KeyError:
-            raise TaskNotFoundError(self._not_found(name)) from None
+            spec, digest = read_spec(path)
+            refuse_other_model(path, spec, self.model)
+        except IFedICLError as error:
+            return self._reason(error)
+        return ListedTask(spec, digest, _generation(stamp), path)
+
+    def _check(self, entry: _Entry) -> None:
+        """Turn a listed task into one ready to serve, or into the reason why it is not."""
+        listed = entry.state
+        if isinstance(listed, Task | str):
+            return
+        spec = listed.spec
+        try:
+            load_artifact(listed.folder, self.model, listed.digest)
+            trie = label_trie(self.tokenizer, spec.prompt, spec.verbalizations)
+            entry.state = Task(spec, listed.digest, listed.generation, listed.folder, trie)
+        except IFedICLError as error:
+            entry.state = self._reason(error)
+
+    def _reason(self, error: IFedICLError) -> str:
+        return str(error).replace(f"{self.folder}/", "")
+
+    def _refusal(self, name: str, entry: _Entry) -> str | None:
+        if isinstance(entry.state, str):
+            return entry.state
+        serving = self._serving.get(entry.state.name, entry)
+        if serving is entry or not isinstance(serving.state, ListedTask):
+            return None
+        return (
+            f"{name}: task {entry.state.name!r} is already served from "
+            f"{serving.state.folder.name}; rename one of them in its task.json"
+        )
 
     def _not_found(self, name: str) -> str:
-        if not self.tasks:
-            available = "none"
-        else:
-            names = sorted(self.tasks)
-            available = ", ".join(repr(known) for known in names[:NAMES_IN_ERROR])
-            if len(names) > NAMES_IN_ERROR:
-                available += f" and {len(names) - NAMES_IN_ERROR} more"
-        refused = [reason for folder, reason in self.refused.items() if folder == name]
-        because = f"; its artifact was refused: {refused[0]}" if refused else ""
+        names = sorted(self.tasks)
+        available = ", ".join(repr(known) for known in names[:NAMES_IN_ERROR]) or "none"
+        if len(names) > NAMES_IN_ERROR:
+            available += f" and {len(names) - NAMES_IN_ERROR} more"
+        refused = self.refused.get(name)
+        because = f"; its artifact was refused: {refused}" if refused else ""
         return (
             f"task {name!r} is not loaded (loaded: {available}){because}; put its artifact "
-            "folder under the tasks directory and restart"
+            "folder under the tasks directory"
         )
 
 
-def artifact_folders(folder: Path) -> Iterator[Path]:
-    """Sub-folders that may hold an artifact, in name order; hidden ones are being written."""
-    if not folder.is_dir():
-        raise ArtifactError(f"tasks directory {folder} does not exist; create it or fix the path")
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
-            yield path
-
-
-class ArtifactIndex:
-    """Digest -> artifact folder. A task.json is read again when its file has changed.
-
-    One that is known and unchanged costs one look at its file; all are looked at otherwise.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._known: dict[Path, tuple[Stamp, str | None]] = {}  # None: broken, serves nobody
-        self._paths: dict[str, Path] = {}
-
-    def find(self, digest: str) -> Path:
-        """The artifact folder with that content. Raises ArtifactError if there is none."""
-        path = self._paths.get(digest)
-        if path is None or self._known[path][0] != _stamp(path / TASK_FILE):
-            self._refresh()
-        if digest not in self._paths:
-            raise ArtifactError(
-                f"no artifact with digest {digest[:16]} under {self.folder}; was it removed?"
-            )
-        return self._paths[digest]
-
-    def _refresh(self) -> None:
-        try:
-            stamps = {path: _stamp(path / TASK_FILE) for path in artifact_folders(self.folder)}
-        except OSError as error:
-            raise ArtifactError(f"tasks directory {self.folder}: {error.strerror}") from error
-        known = self._known
-        self._known = {
-            path: known[path] if path in known and known[path][0] == stamp else (stamp, _held(path))
-            for path, stamp in stamps.items()
-        }
-        self._paths = {digest: path for path, (_, digest) in self._known.items() if digest}
-
-
-def _stamp(path: Path) -> Stamp:
-    """Changes when the file is written, replaced or removed."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
-
-
-def _held(path: Path) -> str | None:
-    try:
-        return read_spec(path)[1]
-    except ArtifactError:  # the registry says why
-        return None
+def _generation(stamp: Stamp) -> str:
+    return hashlib.blake2b(repr(stamp).encode(), digest_size=8).hexdigest()

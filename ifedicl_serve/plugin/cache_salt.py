@@ -1,27 +1,29 @@
 """Prefix-cache isolation: KV computed under one task must never serve another.
 
 vLLM's supported key for this is a request's cache salt, hashed into its first block. It is
-set here, inside the engine core, from the artifact's digest, so that no route into the
-engine can leave it out.
+set here, inside the engine core, from the artifact's digest and generation, so that no route
+into the engine can leave it out.
 """
 
 import hashlib
+import json
 import logging
 from functools import wraps
 from typing import Any
 
-from ifedicl_serve.plugin.request import MALFORMED, TaskRequest
+from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest
 
 logger = logging.getLogger("vllm.ifedicl")
 
 
-def task_salt(digest: str, client_salt: str | None) -> str:
+def task_salt(task: TaskKey, client_salt: str | None) -> str:
     """A salt for this task and, within it, for the client's own salt.
 
     136 characters: vLLM refuses client salts above 128 (`validate_cache_salt`), so no client
     can name a task's blocks.
     """
-    return "ifedicl-" + hashlib.sha512(f"{digest}\0{client_salt or ''}".encode()).hexdigest()
+    named = json.dumps([*task, client_salt or ""])  # unambiguous, whatever the strings hold
+    return "ifedicl-" + hashlib.sha512(named.encode()).hexdigest()
 
 
 def salt_requests_by_task() -> None:
@@ -43,13 +45,13 @@ def salt_requests_by_task() -> None:
     @wraps(original)
     def from_engine_core_request(cls: type[Request], request: Any, block_hasher: Any) -> Request:
         try:
-            digest = TaskRequest.of(request.pooling_params).digest
+            task = TaskRequest.of(request.pooling_params).key
         except ValueError as error:
             logger.error("request %s: %s", request.request_id, error)
-            digest = MALFORMED
+            task = TaskKey(MALFORMED)
             request.pooling_params.extra_kwargs = TaskRequest(MALFORMED).extra_kwargs()
-        if digest is not None:
-            request.cache_salt = task_salt(digest, request.cache_salt)
+        if task is not None:
+            request.cache_salt = task_salt(task, request.cache_salt)
         return original(cls, request, block_hasher)
 
     from_engine_core_request.salts_by_task = True  # type: ignore[attr-defined]

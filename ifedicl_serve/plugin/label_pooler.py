@@ -15,7 +15,7 @@ from vllm.model_executor.layers.pooler.abstract import Pooler, PoolerOutput
 from vllm.tasks import PoolingTask
 from vllm.v1.pool.metadata import PoolingMetadata
 
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import TaskKey, TaskRequest
 
 PADDING = -1
 
@@ -31,7 +31,7 @@ class LabelPooler(Pooler):
     def __init__(
         self,
         label_logits: Callable[[Tensor, Tensor], Tensor],
-        is_resident: Callable[[str], bool],
+        is_resident: Callable[[TaskKey], bool],
     ) -> None:
         super().__init__()
         self.label_logits = label_logits
@@ -58,7 +58,7 @@ class LabelPooler(Pooler):
         return chosen.masked_fill(on_device(ids == PADDING), -torch.inf).log_softmax(dim=-1)
 
     def _answerable(self, request: TaskRequest) -> bool:
-        available = request.digest is None or self.is_resident(request.digest)
+        available = request.key is None or self.is_resident(request.key)
         return available and bool(request.label_token_ids)
 
 

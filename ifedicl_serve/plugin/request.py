@@ -1,14 +1,28 @@
-"""What a request carries through vLLM: `PoolingParams.extra_kwargs["ifedicl"]`.
+"""What a request carries through vLLM: `PoolingParams.extra_kwargs["ifedicl"]`, a JSON string.
 
-The engine trusts nothing in it: `cache_salt` replaces a malformed value by `MALFORMED` where a
-request enters the engine core, so that it fails alone.
+A string, because vLLM copies these values deeply several times a request, and because equal
+strings are parsed once. The engine trusts nothing in it: `cache_salt` replaces a malformed value
+by `MALFORMED` where a request enters the engine core, so that it fails alone.
 """
 
-from dataclasses import dataclass
-from typing import Any
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 KEY = "ifedicl"
 MALFORMED = "malformed"  # a digest no artifact has: its requests are answered with NaN
+
+
+class TaskKey(NamedTuple):
+    """What slots, failures and cached KV are filed under.
+
+    The generation gives a digest that once failed another chance. No caller can do harm with it:
+    under one key tokens were either always adapted, or the key has failed for good.
+    """
+
+    digest: str
+    generation: str = ""
 
 
 @dataclass(frozen=True)
@@ -17,10 +31,15 @@ class TaskRequest:
 
     digest: str | None = None
     label_token_ids: tuple[int, ...] = ()
+    generation: str = ""
+
+    @property
+    def key(self) -> TaskKey | None:
+        return None if self.digest is None else TaskKey(self.digest, self.generation)
 
     def extra_kwargs(self) -> dict[str, Any]:
-        """The value for `PoolingParams.extra_kwargs`, plain types as msgpack needs them."""
-        return {KEY: {"digest": self.digest, "label_token_ids": list(self.label_token_ids)}}
+        """The value for `PoolingParams.extra_kwargs`."""
+        return {KEY: json.dumps(asdict(self))}
 
     @classmethod
     def of(cls, pooling_params: Any) -> "TaskRequest":
@@ -31,14 +50,32 @@ class TaskRequest:
         extra = getattr(pooling_params, "extra_kwargs", None) or {}
         if KEY not in extra:
             return cls()
-        value = extra[KEY]
-        if not isinstance(value, dict) or not value.keys() <= {"digest", "label_token_ids"}:
-            raise ValueError(f"extra_kwargs[{KEY!r}] must hold digest and label_token_ids")
-        digest, ids = value.get("digest"), value.get("label_token_ids") or []
-        if digest is not None and not isinstance(digest, str):
-            raise ValueError(f"digest must be a string or null, got {type(digest).__name__}")
-        if not isinstance(ids, list) or not all(
-            type(token) is int and 0 <= token < 1 << 31 for token in ids
-        ):
-            raise ValueError("label_token_ids must be a list of token ids")
-        return cls(digest, tuple(ids))
+        if not isinstance(extra[KEY], str):
+            raise ValueError(
+                f"extra_kwargs[{KEY!r}] is a {type(extra[KEY]).__name__}, expected a JSON string"
+            )
+        return _parsed(extra[KEY])
+
+
+FIELDS = {field.name for field in fields(TaskRequest)}
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> TaskRequest:
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"extra_kwargs[{KEY!r}] is nested too deeply") from error
+    if not isinstance(value, dict) or not value.keys() <= FIELDS:
+        raise ValueError(f"extra_kwargs[{KEY!r}] must hold {', '.join(sorted(FIELDS))}")
+    digest, ids = value.get("digest"), value.get("label_token_ids") or []
+    generation = value.get("generation", "")
+    if digest is not None and not isinstance(digest, str):
+        raise ValueError(f"digest must be a string or null, got {type(digest).__name__}")
+    if not isinstance(generation, str):
+        raise ValueError(f"generation must be a string, got {type(generation).__name__}")
+    if not isinstance(ids, list) or not all(
+        type(token) is int and 0 <= token < 1 << 31 for token in ids
+    ):
+        raise ValueError("label_token_ids must be a list of token ids")
+    return TaskRequest(digest, tuple(ids), generation)

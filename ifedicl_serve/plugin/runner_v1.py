@@ -25,11 +25,11 @@ def assign_slots_in_v1_runner() -> None:
         prepared = original(self, scheduler_output, num_scheduled_tokens)
         task_slots = getattr(self.get_model(), "task_slots", None)
         if task_slots is not None:
-            digests = [
-                TaskRequest.of(self.requests[request_id].pooling_params).digest
+            tasks = [
+                TaskRequest.of(self.requests[request_id].pooling_params).key
                 for request_id in self.input_batch.req_ids
             ]
-            task_slots.assign(digests, num_scheduled_tokens)
+            task_slots.assign(tasks, num_scheduled_tokens)
         return prepared
 
     prepare_inputs.assigns_task_slots = True  # type: ignore[attr-defined]

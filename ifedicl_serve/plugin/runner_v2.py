@@ -7,7 +7,7 @@ from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.states import RequestState
 
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import TaskKey, TaskRequest
 
 
 class TaskModelState(DefaultModelState):
@@ -19,17 +19,17 @@ class TaskModelState(DefaultModelState):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._digests: dict[str, str | None] = {}
+        self._tasks: dict[str, TaskKey | None] = {}
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         super().add_request(req_index, new_req_data)
-        self._digests[new_req_data.req_id] = TaskRequest.of(new_req_data.pooling_params).digest
+        self._tasks[new_req_data.req_id] = TaskRequest.of(new_req_data.pooling_params).key
 
     def remove_request(self, req_id: str) -> None:
         super().remove_request(req_id)
-        self._digests.pop(req_id, None)
+        self._tasks.pop(req_id, None)
 
     def prepare_inputs(self, input_batch: InputBatch, req_states: RequestState) -> dict[str, Any]:
-        digests = [self._digests.get(req_id) for req_id in input_batch.req_ids]
-        self.model.task_slots.assign(digests, input_batch.num_scheduled_tokens)
+        tasks = [self._tasks.get(req_id) for req_id in input_batch.req_ids]
+        self.model.task_slots.assign(tasks, input_batch.num_scheduled_tokens)
         return super().prepare_inputs(input_batch, req_states)

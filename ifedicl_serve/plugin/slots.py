@@ -17,9 +17,11 @@ from torch import Tensor
 
 from ifedicl_serve.artifact import Artifact, load_artifact
 from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.folder import ArtifactIndex
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import SITES, fold
-from ifedicl_serve.registry import ArtifactIndex
+from ifedicl_serve.plugin import metrics
+from ifedicl_serve.plugin.request import TaskKey
 
 logger = logging.getLogger("vllm.ifedicl")
 
@@ -50,51 +52,67 @@ class SlotTables:
         self.scale = torch.ones(shape, dtype=torch.float32, device=device)
         self.shift = torch.zeros(*shape, hidden_size, dtype=dtype, device=device)
         self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
-        self._slots: OrderedDict[str, int] = OrderedDict()  # digest -> slot, oldest use first
-        # For good: KV of their unadapted tokens may be cached under the salt of the task.
-        self._failed: set[str] = set()
+        self._slots: OrderedDict[TaskKey, int] = OrderedDict()  # oldest use first
+        # For good: KV of their unadapted tokens may be cached under the salt of the key.
+        self._failed: set[TaskKey] = set()
         self._free = list(range(num_slots - 1, IDENTITY_SLOT, -1))
         self._tokens_used = 0
+        logger.info(
+            "Task slots: %d beside the identity, %.1f MiB", num_slots - 1, self.nbytes / 2**20
+        )
 
-    def holds(self, digest: str) -> bool:
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables."""
+        return self.scale.nbytes + self.shift.nbytes
+
+    def holds(self, task: TaskKey) -> bool:
         """Whether the artifact is resident, so that requests naming it were adapted by it."""
-        return digest in self._slots
+        return task in self._slots
 
-    def assign(self, digests: Sequence[str | None], counts: npt.NDArray[np.integer]) -> None:
+    def assign(self, tasks: Sequence[TaskKey | None], counts: npt.NDArray[np.integer]) -> None:
         """Point every token of a batch at its request's slot, loading artifacts as needed.
 
-        `digests` names one artifact (or None) per request and `counts` its tokens, in batch
+        `tasks` names one artifact (or None) per request and `counts` its tokens, in batch
         order; at most as many distinct artifacts as there are slots. An artifact that cannot
         be loaded is logged and leaves its tokens at the identity; `holds` tells the pooler. It
-        is not tried again: its requests' KV must not meet those of a later success.
+        is not tried again under this key: its requests' KV must not meet those of a later
+        success. The next generation has a key, and so a salt, of its own.
         """
-        wanted = dict.fromkeys(digest for digest in digests if digest is not None)
-        for digest in wanted:
-            if digest in self._slots:
-                self._slots.move_to_end(digest)  # now newer than anything this batch may evict
-        for digest in wanted:
-            if digest not in self._slots and digest not in self._failed:
-                self._load(digest)
-        slots = [
-            self._slots.get(digest, IDENTITY_SLOT) if digest else IDENTITY_SLOT
-            for digest in digests
-        ]
+        wanted = dict.fromkeys(task for task in tasks if task is not None)
+        metrics.QUERIES.inc(len(wanted))
+        for task in wanted:
+            if task in self._slots:
+                self._slots.move_to_end(task)  # now newer than anything this batch may evict
+        for task in wanted:
+            if task not in self._slots and task not in self._failed:
+                self._load(task)
+        slots = [self._slots.get(task, IDENTITY_SLOT) if task else IDENTITY_SLOT for task in tasks]
         self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
 
-    def _load(self, digest: str) -> None:
+    def _load(self, task: TaskKey) -> None:
         try:
-            artifact = load_artifact(self.index.find(digest), self.model, digest)
+            artifact = load_artifact(self.index.find(task.digest), self.model, task.digest)
             self._refuse_other_shape(artifact)
         except ArtifactError as error:
-            logger.error("task %s is unavailable until a restart: %s", digest[:16], error)
-            self._failed.add(digest)
+            logger.error(
+                "task %s is unavailable until its folder changes: %s", task.digest[:16], error
+            )
+            self._failed.add(task)
+            metrics.FAILURES.inc()
             return
-        slot = self._free.pop() if self._free else self._slots.popitem(last=False)[1]
+        slot = self._free.pop() if self._free else self._evict()
         injection = fold(artifact.context_vector, artifact.coefficients)
         local = slice(self.layers.start, self.layers.stop)
         self.scale[:, :, slot].copy_(injection.scale[local])
         self.shift[:, :, slot].copy_(injection.shift[local])
-        self._slots[digest] = slot
+        self._slots[task] = slot
+        metrics.LOADS.inc()
+        metrics.RESIDENT.set(len(self._slots))
+
+    def _evict(self) -> int:
+        metrics.EVICTIONS.inc()
+        return self._slots.popitem(last=False)[1]
 
     def _refuse_other_shape(self, artifact: Artifact) -> None:
         """An artifact's shape is its own claim; one that does not fit would end the engine."""

@@ -21,9 +21,9 @@ class FakeEngine:
         self.unavailable = set()
         self.prompts = []
 
-    async def token_scores(self, digest, prompt_ids, token_ids):
+    async def token_scores(self, task, prompt_ids, token_ids):
         self.prompts.append(prompt_ids)
-        scores = log_probs(digest, prompt_ids, token_ids)
-        if digest in self.unavailable:
+        scores = log_probs(task.digest, prompt_ids, token_ids)
+        if task.digest in self.unavailable:
             scores = np.full_like(scores, np.nan)
         return TokenScores(scores, CACHED_TOKENS)

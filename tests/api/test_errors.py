@@ -32,7 +32,7 @@ def test_an_unknown_task_is_404_and_names_those_loaded(client, field):
     error = refused(client, 404, **{field: "agnews", "input": "text"})
     assert error == {
         "message": "task 'agnews' is not loaded (loaded: 'fatal', 'sst2', 'topics'); put its "
-        "artifact folder under the tasks directory and restart",
+        "artifact folder under the tasks directory",
         "type": "NotFoundError",
         "param": None,
         "code": 404,
@@ -176,8 +176,8 @@ def fatal_unavailable(engine, registry):
 def test_a_task_the_engine_cannot_load_is_503(client, fatal_unavailable):
     assert refused(client, 503, task="fatal", input=["one", "two"]) == {
         "message": "task 'fatal' could not be loaded by the engine: its artifact "
-        f"{fatal_unavailable[:16]} is gone or damaged; see the server's log, restore the "
-        "artifact and restart",
+        f"{fatal_unavailable[:16]} is gone, replaced or damaged; send the request again, or see "
+        "the server's log and restore the artifact (or touch its task.json)",
         "type": "ServiceUnavailableError",
         "param": None,
         "code": 503,

@@ -17,6 +17,8 @@ def started(monkeypatch):
     calls = []
     monkeypatch.setattr(serve, "_run_vllm", lambda *arguments: calls.append(arguments))
     monkeypatch.setenv("VLLM_PLUGINS", "")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # so that what main sets is undone
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
     return calls
 
 
@@ -90,8 +92,8 @@ def test_an_unsupported_architecture_ends_with_status_1(tmp_path, started, capsy
     model = checkpoint(tmp_path / "gpt2", "GPT2LMHeadModel")
     assert run("--model", model, "--tasks", tmp_path) == 1
     assert capsys.readouterr().err == (
-        f"ifedicl serve: {model} is a GPT2LMHeadModel, tasks are served on LlamaForCausalLM, "
-        "Qwen2ForCausalLM, Qwen3ForCausalLM; choose a checkpoint of one of these\n"
+        f"ifedicl serve: {model} is a GPT2LMHeadModel, tasks are served on "
+        f"{', '.join(ADAPTED_ARCHITECTURES)}; choose a checkpoint of one of these\n"
     )
     assert started == []
 

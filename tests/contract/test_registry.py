@@ -6,7 +6,8 @@ import pytest
 
 from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.errors import ArtifactError, TaskNotFoundError
-from ifedicl_serve.registry import NAMES_IN_ERROR, ArtifactIndex, TaskRegistry
+from ifedicl_serve.folder import ArtifactIndex
+from ifedicl_serve.registry import NAMES_IN_ERROR, TaskRegistry
 from tests.contract.factory import MODEL, make_artifact
 
 
@@ -91,7 +92,8 @@ def test_a_missing_folder_is_refused(tmp_path, bpe):
     with pytest.raises(ArtifactError) as caught:
         registry(tmp_path / "none", bpe)
     assert str(caught.value) == (
-        f"tasks directory {tmp_path / 'none'} does not exist; create it or fix the path"
+        f"tasks directory {tmp_path / 'none'} cannot be read (No such file or directory); create "
+        "it or fix the path"
     )
 
 
@@ -109,7 +111,7 @@ def test_an_unknown_name_is_answered_with_those_loaded(tmp_path, bpe):
         make_artifact(tmp_path / name, name=name)
     assert not_found(registry(tmp_path, bpe), "agnews") == (
         "task 'agnews' is not loaded (loaded: 'sst2', 'trec'); put its artifact folder under the "
-        "tasks directory and restart"
+        "tasks directory"
     )
 
 
@@ -118,8 +120,9 @@ def test_an_unknown_name_with_nothing_loaded(tmp_path, bpe):
 
 
 def test_many_loaded_names_are_counted_not_listed(tmp_path, bpe):
+    for number in range(NAMES_IN_ERROR + 2):
+        make_artifact(tmp_path / f"task{number:02}", name=f"task{number:02}")
     tasks = registry(tmp_path, bpe)
-    tasks.tasks = dict.fromkeys(f"task{number:02}" for number in range(NAMES_IN_ERROR + 2))
     assert "'task18', 'task19' and 2 more)" in not_found(tasks, "agnews")
 
 
@@ -186,15 +189,13 @@ def test_the_index_finds_an_artifact_whose_files_were_copied_in_late(tmp_path, t
 
 def test_the_index_does_not_read_again_while_nothing_changed(tmp_path, monkeypatch):
     make_artifact(tmp_path / "sst2")
-    index = ArtifactIndex(tmp_path)
     reads = []
-    monkeypatch.setattr(
-        "ifedicl_serve.registry.read_spec", lambda path: reads.append(path) or (None, "digest")
-    )
+    monkeypatch.setattr("ifedicl_serve.folder._held", lambda path: reads.append(path) or "digest")
+    index = ArtifactIndex(tmp_path)
     for _ in range(3):
         with pytest.raises(ArtifactError):
             index.find("unknown")
-    assert reads == [tmp_path / "sst2"]
+    assert reads == [str(tmp_path / "sst2")]
 
 
 def test_the_index_skips_broken_artifacts(tmp_path):

@@ -1,5 +1,6 @@
 """What a request carries through vLLM, the salt made from it, and the engine's configuration."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,27 +8,46 @@ import pytest
 
 from ifedicl_serve.plugin.cache_salt import task_salt
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.request import KEY, TaskRequest
+from ifedicl_serve.plugin.request import KEY, TaskKey, TaskRequest
 
 
 def params(value):
-    return SimpleNamespace(extra_kwargs={KEY: value})
+    return SimpleNamespace(extra_kwargs={KEY: json.dumps(value)})
 
 
 # -- TaskRequest
 
 
 @pytest.mark.parametrize(
-    "request_", [TaskRequest(), TaskRequest("d" * 64), TaskRequest("d" * 64, (5, 0, (1 << 31) - 1))]
+    "request_",
+    [
+        TaskRequest(),
+        TaskRequest("d" * 64),
+        TaskRequest("d" * 64, (5, 0, (1 << 31) - 1)),
+        TaskRequest("d" * 64, (5,), "generation"),
+    ],
 )
 def test_a_request_survives_the_way_through_the_engine(request_):
     assert TaskRequest.of(SimpleNamespace(extra_kwargs=request_.extra_kwargs())) == request_
 
 
-def test_it_travels_as_plain_types():
+def test_it_travels_as_one_string():
+    """vLLM copies it deeply several times a request."""
     assert TaskRequest("d", (1, 2)).extra_kwargs() == {
-        "ifedicl": {"digest": "d", "label_token_ids": [1, 2]}
+        "ifedicl": '{"digest": "d", "label_token_ids": [1, 2], "generation": ""}'
     }
+
+
+@pytest.mark.parametrize("value", [None, {"digest": "d"}, ["d"], 1, b"{}"])
+def test_a_value_that_is_no_string_is_refused(value):
+    with pytest.raises(ValueError, match="expected a JSON string"):
+        TaskRequest.of(SimpleNamespace(extra_kwargs={KEY: value}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+def test_a_string_that_is_no_json_is_refused(text):
+    with pytest.raises(ValueError):
+        TaskRequest.of(SimpleNamespace(extra_kwargs={KEY: text}))
 
 
 @pytest.mark.parametrize(
@@ -48,14 +68,27 @@ def test_a_request_without_our_key_is_unadapted(pooling_params):
 def test_a_value_of_another_shape_is_refused(value):
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(params(value))
-    assert str(caught.value) == "extra_kwargs['ifedicl'] must hold digest and label_token_ids"
+    assert str(caught.value) == (
+        "extra_kwargs['ifedicl'] must hold digest, generation, label_token_ids"
+    )
 
 
-@pytest.mark.parametrize(("digest", "kind"), [(7, "int"), (b"d", "bytes"), (["d"], "list")])
+@pytest.mark.parametrize(("digest", "kind"), [(7, "int"), (["d"], "list")])
 def test_a_digest_that_is_no_string_is_refused(digest, kind):
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(params({"digest": digest}))
     assert str(caught.value) == f"digest must be a string or null, got {kind}"
+
+
+@pytest.mark.parametrize("generation", [None, 1, ["g"]])
+def test_a_generation_that_is_no_string_is_refused(generation):
+    with pytest.raises(ValueError, match="generation must be a string, got "):
+        TaskRequest.of(params({"digest": "d", "generation": generation}))
+
+
+def test_a_request_is_filed_under_digest_and_generation():
+    assert TaskRequest("d", (1,), "g").key == TaskKey("d", "g")
+    assert TaskRequest(None, (1,), "g").key is None
 
 
 @pytest.mark.parametrize("ids", ["12", {"1": 2}, [-1], [1.0], [True], ["1"], [None], [1 << 31]])
@@ -70,21 +103,30 @@ def test_label_tokens_that_are_no_token_ids_are_refused(ids):
 
 
 def test_equal_tasks_and_clients_share_a_salt():
-    assert task_salt("d", "client") == task_salt("d", "client")
+    assert task_salt(TaskKey("d", "g"), "client") == task_salt(TaskKey("d", "g"), "client")
 
 
-def test_salts_differ_by_digest_and_by_client():
-    salts = [task_salt(d, c) for d in ("d", "e", "") for c in (None, "a", "b", "d")]
+def test_salts_differ_by_digest_generation_and_client():
+    salts = [
+        task_salt(TaskKey(digest, generation), client)
+        for digest in ("d", "e", "")
+        for generation in ("", "a", "d")
+        for client in (None, "a", "b", "d")
+    ]
     assert len(set(salts)) == len(salts)
 
 
-def test_digest_and_client_salt_cannot_be_shifted_into_each_other():
-    assert task_salt("ab", "c") != task_salt("a", "bc")
+@pytest.mark.parametrize(
+    "other", [(TaskKey("a", "bc"), "d"), (TaskKey("ab", ""), "cd"), (TaskKey('ab", "c'), "d")]
+)
+def test_digest_generation_and_client_salt_cannot_be_shifted_into_each_other(other):
+    assert task_salt(TaskKey("ab", "c"), "d") != task_salt(*other)
 
 
 def test_a_client_can_never_send_a_task_salt():
     """vLLM refuses client salts above 128 characters."""
-    assert len(task_salt("d" * 64, None)) == len(task_salt("d", "x" * 128)) == 136
+    task = TaskKey("d" * 64, "g" * 16)
+    assert len(task_salt(task, None)) == len(task_salt(task, "x" * 128)) == 136
 
 
 # -- TaskConfig

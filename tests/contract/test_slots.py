@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from ifedicl_serve.artifact import VECTORS_FILE, load_artifact
 from ifedicl_serve.injection import fold
+from ifedicl_serve.plugin.request import TaskKey
 from ifedicl_serve.plugin.slots import IDENTITY_SLOT, SlotTables, logger
 from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
 
@@ -40,10 +42,18 @@ def make_tables(tasks_dir, num_slots=4, layers=range(LAYERS), dtype=torch.float3
     )
 
 
+def key_of(task):
+    return TaskKey(task) if isinstance(task, str) else task
+
+
+def holds(tables, task):
+    return tables.holds(key_of(task))
+
+
 def assign(tables, *batch):
-    """One (digest, tokens) per request; returns each request's slot."""
+    """One (digest or key, tokens) per request; returns each request's slot."""
     counts = np.array([count for _, count in batch], dtype=np.int32)
-    tables.assign([digest for digest, _ in batch], counts)
+    tables.assign([key_of(task) for task, _ in batch], counts)
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return [int(tables.token_slots[start]) for start in starts]
 
@@ -142,7 +152,7 @@ def test_the_identity_slot_is_never_written(tasks_dir, digests):
 
 
 def resident(tables, digests):
-    return [tables.holds(digest) for digest in digests]
+    return [holds(tables, digest) for digest in digests]
 
 
 def test_a_resident_artifact_is_not_read_again(tasks_dir, digests):
@@ -150,7 +160,7 @@ def test_a_resident_artifact_is_not_read_again(tasks_dir, digests):
     slots = assign(tables, (digests[0], 1))
     shutil.rmtree(tasks_dir / "task0")
     assert assign(tables, (digests[0], 1)) == slots
-    assert tables.holds(digests[0])
+    assert holds(tables, digests[0])
 
 
 def test_the_least_recently_used_artifact_is_evicted(tasks_dir, digests):
@@ -221,15 +231,15 @@ def assert_unavailable(tables, digest, good):
     """Its tokens read the identity and `holds` tells; the good one of the batch is served."""
     bad_slot, good_slot = assign(tables, (digest, 1), (good, 1))
     assert bad_slot == IDENTITY_SLOT
-    assert not tables.holds(digest)
-    assert tables.holds(good)
+    assert not holds(tables, digest)
+    assert holds(tables, good)
     assert good_slot != IDENTITY_SLOT
     assert is_identity(tables, IDENTITY_SLOT)
 
 
 def test_an_unknown_artifact_leaves_the_identity(tasks_dir, digests, log):
     assert_unavailable(make_tables(tasks_dir), "0" * 64, digests[0])
-    assert "task 0000000000000000 is unavailable until a restart: no artifact" in log.text
+    assert "task 0000000000000000 is unavailable until its folder changes: no artifact" in log.text
 
 
 def test_a_damaged_artifact_leaves_the_identity(tasks_dir, digests, log):
@@ -265,11 +275,73 @@ def test_failures_take_no_slot(tasks_dir, digests):
     assert holds_exactly(tables, slot, tasks_dir / "task0")
 
 
-def test_an_artifact_that_failed_once_stays_unavailable_when_it_returns(tasks_dir, digests):
-    """Its unadapted KV may be cached under its salt, so nothing adapted may meet it."""
+def test_an_artifact_that_failed_once_returns_as_another_generation(tasks_dir, digests):
+    """Unadapted KV may be cached under the first one's salt, so nothing adapted may meet it."""
+    tables = make_tables(tasks_dir)
+    first, second = TaskKey(digests[0], "1"), TaskKey(digests[0], "2")
+    shutil.move(tasks_dir / "task0", tasks_dir / ".away")
+    assert assign(tables, (first, 1)) == [IDENTITY_SLOT]
+    shutil.move(tasks_dir / ".away", tasks_dir / "task0")
+    slots = assign(tables, (first, 1), (second, 1))
+    assert slots[0] == IDENTITY_SLOT
+    assert holds_exactly(tables, slots[1], tasks_dir / "task0")
+    assert not holds(tables, first)
+    assert holds(tables, second)
+
+
+def test_a_request_that_failed_stays_failed_when_its_artifact_loads_before_it_ends(
+    tasks_dir, digests
+):
+    """A chunk of its prompt was unadapted."""
     tables = make_tables(tasks_dir)
     shutil.move(tasks_dir / "task0", tasks_dir / ".away")
-    assert assign(tables, (digests[0], 1)) == [IDENTITY_SLOT]
+    assign(tables, (TaskKey(digests[0], "1"), 1))
     shutil.move(tasks_dir / ".away", tasks_dir / "task0")
-    assert assign(tables, (digests[0], 1)) == [IDENTITY_SLOT]
-    assert not tables.holds(digests[0])
+    assign(tables, (TaskKey(digests[0], "2"), 1))
+    assert assign(tables, (TaskKey(digests[0], "1"), 1)) == [IDENTITY_SLOT]
+    assert not holds(tables, TaskKey(digests[0], "1"))
+
+
+def test_a_version_that_was_replaced_before_it_was_loaded_fails_alone(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    new = make_artifact(tasks_dir / "task0", seed=9, name="task0").digest
+    old_slot, new_slot = assign(tables, (digests[0], 1), (new, 1))
+    assert old_slot == IDENTITY_SLOT
+    assert holds_exactly(tables, new_slot, tasks_dir / "task0")
+
+
+def test_a_version_that_was_replaced_after_it_was_loaded_still_serves(tasks_dir, digests):
+    tables = make_tables(tasks_dir)
+    slot = assign(tables, (digests[0], 1))
+    new = make_artifact(tasks_dir / "task0", seed=9, name="task0").digest
+    both = assign(tables, (digests[0], 1), (new, 1))
+    assert both[0] == slot[0] != both[1]
+
+
+def test_the_log_says_how_many_slots_there_are_and_their_memory(tasks_dir, log):
+    log.set_level("INFO", logger=logger.name)
+    tables = make_tables(tasks_dir, num_slots=65)
+    assert tables.nbytes == LAYERS * 2 * 65 * (HIDDEN + 1) * 4
+    assert "Task slots: 64 beside the identity, 0.0 MiB" in log.text
+
+
+def test_loads_evictions_and_failures_are_counted(tasks_dir, digests):
+    def counted():
+        return {
+            name: REGISTRY.get_sample_value(f"ifedicl:{name}")
+            for name in (
+                "task_queries_total",
+                "task_loads_total",
+                "task_evictions_total",
+                "task_load_failures_total",
+            )
+        }
+
+    tables = make_tables(tasks_dir, num_slots=3)
+    before = counted()
+    assign(tables, (digests[0], 1), (digests[1], 1), (digests[0], 1), (None, 1))
+    assign(tables, (digests[0], 1), (digests[2], 1))
+    assign(tables, ("0" * 64, 1))
+    gained = [after - before[name] for name, after in counted().items()]
+    assert gained == [5, 3, 1, 1]
+    assert REGISTRY.get_sample_value("ifedicl:resident_tasks") == 2

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import TaskKey, TaskRequest
 
 
 class RecordingSlots:
     def __init__(self):
         self.calls = []
 
-    def assign(self, digests, counts):
-        self.calls.append((list(digests), counts.tolist()))
+    def assign(self, tasks, counts):
+        self.calls.append((list(tasks), counts.tolist()))
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def state():
     from ifedicl_serve.plugin.runner_v2 import TaskModelState
 
     state = TaskModelState.__new__(TaskModelState)
-    state._digests = {}
+    state._tasks = {}
     state.model = SimpleNamespace(task_slots=RecordingSlots())
     state.rope_state = state.prompt_embeds_state = None
     state.supports_mm_inputs = False
@@ -42,7 +42,7 @@ def test_a_batch_points_each_requests_tokens_at_its_task_in_batch_order(state):
     for index, (name, digest) in enumerate([("a", "x"), ("b", "y"), ("c", None)]):
         state.add_request(index, new_request(name, digest))
     state.prepare_inputs(batch(["c", "a", "b"], [3, 5, 2]), None)
-    assert state.model.task_slots.calls == [([None, "x", "y"], [3, 5, 2])]
+    assert state.model.task_slots.calls == [([None, TaskKey("x"), TaskKey("y")], [3, 5, 2])]
 
 
 def test_dummy_runs_and_removed_requests_read_the_identity(state):

@@ -1,10 +1,5 @@
 """`ifedicl serve` as users run it: its own process, compiled engine, real HTTP, fresh artifacts."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,10 +12,10 @@ from calibration.hooked import injected, load_model
 from calibration.score import label_log_probs
 from ifedicl_serve.injection import adapted_mask
 from ifedicl_serve.prompt import label_trie
+from tests.processes import ifedicl_serve
 
 LABELS = ("card", "card payment", "cash", "exchange rate")
 TEXTS = [f"question number {number} about my card and {number * 7} euros" for number in range(40)]
-START_LIMIT_S = 600
 
 
 @pytest.fixture(scope="module")
@@ -46,38 +41,9 @@ def tasks(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(model, tasks, tmp_path_factory):
     """The server's base URL, once it is healthy."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "server.log"
-    command = [
-        str(Path(sys.executable).parent / "ifedicl"), "serve", "--model", str(model),
-        "--tasks", str(tasks[0]), "--port", str(port), "--dtype", "float32",
-        "--max-model-len", "256", "--api-key", "secret",
-    ]  # fmt: skip
-    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    try:
-        wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            httpx.get(f"{url}/health").raise_for_status()
-            return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    pytest.fail(f"the server did not start:\n{log.read_text()[-3000:]}")
+    with ifedicl_serve(model, tasks[0], log, "--api-key", "secret") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,63 @@
+"""Keeps the registry current while serving: an artifact folder dropped in serves at once.
+
+The kernel's notices (watchfiles) say which sub-folders to read again. The whole folder is
+looked at now and then besides: a network filesystem sends no notices for what other machines
+write, and a kernel may run out of watches.
+"""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from watchfiles import awatch
+
+from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.registry import TaskRegistry
+
+logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
+
+QUIET_MS = 100  # notices are gathered until none came for this long,
+GATHER_MS = 400  # or for this long in all
+TURN_MS = 1000  # without notices: artifacts that were not checked yet get their turn
+WHOLE_FOLDER_S = 10.0
+
+
+async def follow(registry: TaskRegistry) -> None:
+    """Refresh the registry for ever. A folder that cannot be read leaves it as it is."""
+    complaint = ""
+    while True:
+        try:
+            await _follow_notices(registry)
+        except (ArtifactError, OSError, RuntimeError) as error:  # the last: of watchfiles
+            if str(error) != complaint:  # not once a second
+                complaint = str(error)
+                logger.error("No notices from the tasks directory, looking myself: %s", error)
+        await asyncio.sleep(TURN_MS / 1000)
+        with suppress(ArtifactError):
+            await asyncio.to_thread(refresh, registry)
+
+
+async def _follow_notices(registry: TaskRegistry) -> None:
+    whole_next = 0.0
+    folder = registry.folder.resolve()
+    async for changes in awatch(
+        folder,
+        watch_filter=None,
+        step=QUIET_MS,
+        debounce=GATHER_MS,
+        rust_timeout=TURN_MS,
+        yield_on_timeout=True,
+    ):
+        parts = [Path(path).relative_to(folder).parts for _, path in changes]
+        whole = time.monotonic() >= whole_next
+        await asyncio.to_thread(refresh, registry, None if whole else {p[0] for p in parts if p})
+        if whole:
+            whole_next = time.monotonic() + WHOLE_FOLDER_S
+
+
+def refresh(registry: TaskRegistry, names: set[str] | None = None) -> None:
+    """Refresh those sub-folders (None: all) and log what became of those that changed."""
+    for name, outcome in registry.refresh(names).items():
+        logger.info("Artifact folder %s: %s", name, outcome)

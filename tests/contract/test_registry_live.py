@@ -1,0 +1,190 @@
+"""The artifact folder while it changes: what `refresh` makes of it, and what it reads."""
+
+import os
+import shutil
+
+import pytest
+
+import ifedicl_serve.registry
+from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
+from ifedicl_serve.errors import ArtifactError, TaskNotFoundError
+from ifedicl_serve.registry import ListedTask, Task, TaskRegistry
+from tests.contract.factory import MODEL, make_artifact
+
+
+@pytest.fixture
+def registry(tmp_path, bpe):
+    """The registry of a folder with one task, `sst2`."""
+    make_artifact(tmp_path / "sst2")
+    return TaskRegistry(tmp_path, MODEL, bpe)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Names of the folders whose task.json is read."""
+    names = []
+    read_spec = ifedicl_serve.registry.read_spec
+    monkeypatch.setattr(
+        "ifedicl_serve.registry.read_spec", lambda path: names.append(path.name) or read_spec(path)
+    )
+    return names
+
+
+def test_a_task_that_is_dropped_in_serves(registry, tmp_path):
+    digest = make_artifact(tmp_path / "trec", name="trec").digest
+    assert list(registry.tasks) == ["sst2"]
+    assert registry.refresh() == {"trec": f"serves task 'trec', {digest[:16]}"}
+    assert registry.get("trec").digest == digest
+
+
+def test_a_task_that_is_replaced_serves_its_new_content(registry, tmp_path):
+    old = registry.get("sst2")
+    new = make_artifact(tmp_path / "sst2", seed=1).digest
+    assert registry.get("sst2") is old
+    registry.refresh()
+    assert registry.get("sst2").digest == new != old.digest
+
+
+def test_a_task_that_is_removed_is_not_found(registry, tmp_path):
+    shutil.rmtree(tmp_path / "sst2")
+    assert registry.refresh() == {"sst2": "removed"}
+    with pytest.raises(TaskNotFoundError):
+        registry.get("sst2")
+
+
+def test_only_the_sub_folders_named_are_looked_at(registry, tmp_path):
+    for name in ("trec", "subj"):
+        make_artifact(tmp_path / name, name=name)
+    registry.refresh({"trec", "nobody", ".hidden"})
+    assert list(registry.tasks) == ["sst2", "trec"]
+
+
+def test_nothing_is_read_again_while_nothing_changed(registry, reads):
+    task = registry.get("sst2")
+    assert registry.refresh() == {}
+    assert reads == []
+    assert registry.get("sst2") is task
+
+
+def test_a_folder_that_is_copied_in_slowly_is_refused_until_it_is_whole(registry, tmp_path):
+    """In the order of `cp -r`: the folder, task.json, and half of the vectors."""
+    make_artifact(tmp_path / ".source" / "trec", name="trec")
+    source, target = tmp_path / ".source" / "trec", tmp_path / "trec"
+    vectors = (source / VECTORS_FILE).read_bytes()
+    target.mkdir()
+    registry.refresh()
+    assert "cannot read task.json" in registry.refused["trec"]
+    (target / TASK_FILE).write_bytes((source / TASK_FILE).read_bytes())
+    registry.refresh()
+    assert "vectors.safetensors: cannot read" in registry.refused["trec"]
+    (target / VECTORS_FILE).write_bytes(vectors[: len(vectors) // 2])
+    registry.refresh()
+    assert "does not match the SHA-256" in registry.refused["trec"]
+    (target / VECTORS_FILE).write_bytes(vectors)
+    registry.refresh()
+    assert registry.refused == {}
+    assert registry.get("trec").spec.name == "trec"
+
+
+def test_a_task_that_is_away_between_two_renames_is_not_gone(registry, tmp_path, monkeypatch):
+    (tmp_path / "sst2").rename(tmp_path / ".old")
+    monkeypatch.setattr("time.sleep", lambda seconds: (tmp_path / ".old").rename(tmp_path / "sst2"))
+    registry.refresh()
+    assert registry.get("sst2").folder == tmp_path / "sst2"
+
+
+def test_a_folder_that_changes_while_it_is_read_keeps_its_last_state(
+    registry, tmp_path, monkeypatch
+):
+    old = registry.get("sst2")
+    make_artifact(tmp_path / "sst2", seed=1)
+    read_spec = ifedicl_serve.registry.read_spec
+
+    def read_while_somebody_writes(path):
+        read = read_spec(path)
+        (path / TASK_FILE).write_text("{")
+        return read
+
+    monkeypatch.setattr("ifedicl_serve.registry.read_spec", read_while_somebody_writes)
+    assert registry.refresh() == {}
+    assert registry.get("sst2") is old
+
+
+def test_a_missing_tasks_directory_leaves_what_was_served(registry, tmp_path):
+    task = registry.get("sst2")
+    tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
+    with pytest.raises(ArtifactError):
+        registry.refresh()
+    assert registry.get("sst2") is task
+
+
+def test_two_registries_of_a_folder_agree_whenever_they_looked(registry, tmp_path, bpe):
+    """Also about which folder serves a name, and about generations, which name cached KV."""
+    for name in ("trec", "another"):
+        make_artifact(tmp_path / name, name="sst2" if name == "another" else name)
+        registry.refresh()
+    late = TaskRegistry(tmp_path, MODEL, bpe)
+    assert registry.refused == late.refused
+    assert list(late.refused) == ["sst2"]
+    for name in ("sst2", "trec"):
+        one, two = registry.get(name), late.get(name)
+        assert (one.digest, one.generation) == (two.digest, two.generation)
+
+
+# -- generations
+
+
+def test_a_touched_or_restored_artifact_is_another_generation_of_the_same_content(
+    registry, tmp_path
+):
+    """Whatever made an engine fail, an operator can have it tried again."""
+    seen = [registry.get("sst2")]
+    os.utime(tmp_path / "sst2" / TASK_FILE)
+    registry.refresh()
+    seen.append(registry.get("sst2"))
+    (tmp_path / "sst2").rename(tmp_path / ".away")
+    (tmp_path / ".away").rename(tmp_path / "sst2")
+    registry.refresh()
+    seen.append(registry.get("sst2"))
+    assert len({task.digest for task in seen}) == 1
+    assert len({task.generation for task in seen}) == 3
+
+
+# -- thousands of artifacts
+
+
+@pytest.fixture
+def many(tmp_path, bpe, monkeypatch):
+    """A registry of four tasks, one damaged, that checks one artifact per refresh."""
+    monkeypatch.setattr("ifedicl_serve.registry.CHECKS_PER_REFRESH", 1)
+    for name in ("a", "b", "c", "d"):
+        make_artifact(tmp_path / name, name=name)
+    (tmp_path / "d" / VECTORS_FILE).write_bytes(b"")
+    return TaskRegistry(tmp_path, MODEL, bpe)
+
+
+def kinds(registry):
+    return {name: type(task) for name, task in registry.tasks.items()}
+
+
+def test_artifacts_are_listed_at_once_and_checked_a_few_at_a_time(many):
+    assert kinds(many) == {"a": Task, "b": ListedTask, "c": ListedTask, "d": ListedTask}
+    many.refresh()
+    many.refresh()
+    assert many.refresh()["d"].startswith("refused, d/vectors.safetensors: content does not match")
+    assert kinds(many) == {"a": Task, "b": Task, "c": Task}
+
+
+def test_an_artifact_is_checked_when_it_is_asked_for(many):
+    assert isinstance(many.get("c"), Task)
+    assert kinds(many)["c"] is Task
+    with pytest.raises(TaskNotFoundError, match="its artifact was refused: d/vectors"):
+        many.get("d")
+    assert list(many.refused) == ["d"]
+
+
+def test_what_was_dropped_in_is_checked_before_what_is_waiting(many, tmp_path):
+    make_artifact(tmp_path / "z", name="z")
+    many.refresh()
+    assert kinds(many)["z"] is Task
+    assert kinds(many)["b"] is ListedTask
