@@ -4,15 +4,13 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import time
 from pathlib import Path
 
-import httpx
 import pytest
 
-START_LIMIT_S = 600
+from tests.processes import free_port, wait_until_healthy
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 COMMANDS = [block for block in BLOCKS if block.startswith(".venv/bin/ifedicl ")]
@@ -46,7 +44,7 @@ def test_demo_reports_three_ways_on_the_same_texts_and_adaptation_helps(demo):
 
 def test_ifedicl_commands_run_in_the_order_of_the_page():
     assert [command.split()[1] for command in COMMANDS] == [
-        "calibrate", "inspect", "evaluate", "export",
+        "calibrate", "inspect", "evaluate", "export", "partition",
     ]  # fmt: skip
     shutil.rmtree(ROOT / "demo" / "readme", ignore_errors=True)
     for command in COMMANDS:
@@ -55,9 +53,7 @@ def test_ifedicl_commands_run_in_the_order_of_the_page():
 
 def test_make_serve_answers_the_curl_line(demo):
     curl = next(block for block in BLOCKS if block.startswith("curl "))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         ["make", "serve", f"PORT={port}"],
         cwd=ROOT,
@@ -66,13 +62,7 @@ def test_make_serve_answers_the_curl_line(demo):
         start_new_session=True,
     )
     try:
-        deadline = time.monotonic() + START_LIMIT_S
-        while server.poll() is None and time.monotonic() < deadline:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.5)
+        wait_until_healthy(f"http://127.0.0.1:{port}", server)
         answer = json.loads(run(curl.replace("8000", str(port))))
     finally:
         os.killpg(server.pid, 15)
