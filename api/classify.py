@@ -8,8 +8,7 @@ import numpy.typing as npt
 
 from api.engine import LabelEngine
 from api.prompts import PromptEncoder
-from ifedicl_serve.errors import TaskUnavailableError
-from ifedicl_serve.registry import Task
+from ifedicl_serve.registry import Task, unavailable
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,6 @@ class Classifier:
         )
         choices = np.concatenate([scores.log_probs for scores in (first, *rest)])
         if np.isnan(choices).any():
-            raise TaskUnavailableError(
-                f"task {task.name!r} could not be loaded by the engine: its artifact "
-                f"{task.digest[:16]} is gone, replaced or damaged; send the request again, or "
-                "see the server's log and restore the artifact (or touch its task.json)"
-            )
+            raise unavailable(task)
         probabilities = np.exp(task.trie.log_probs(choices).astype(np.float64))
         return Scored(probabilities, len(prompt), first.cached_tokens)

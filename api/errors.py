@@ -44,9 +44,14 @@ class TaskRoute(APIRoute):
             except HTTPException as error:  # FastAPI's, for a body it cannot decode
                 return error_response(HTTPStatus(error.status_code), str(error.detail))
             except IFedICLError as error:
-                return error_response(_status_of(error), str(error))
+                return await on_error(request, error)
 
         return handle
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """The response to an IFedICLError."""
+    return error_response(_status_of(error), str(error))
 
 
 def error_response(status: HTTPStatus, message: str, param: str | None = None) -> JSONResponse:
@@ -57,7 +62,7 @@ def error_response(status: HTTPStatus, message: str, param: str | None = None) -
     return JSONResponse(ErrorResponse(error=info).model_dump(), status_code=status.value)
 
 
-def _status_of(error: IFedICLError) -> HTTPStatus:
+def _status_of(error: Exception) -> HTTPStatus:
     for kind, status in STATUS_OF.items():
         if isinstance(error, kind):
             return status

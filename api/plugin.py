@@ -8,10 +8,13 @@ from typing import Any
 from fastapi import FastAPI
 
 from api.classify import Classifier
-from api.engine import VllmEngine
+from api.engine import GenerationEngine, LabelEngine, PoolingEngine
+from api.errors import on_error
+from api.generate import ListedModels, serve_tasks_as_models
 from api.live import follow
 from api.prompts import PromptEncoder
 from api.routes import router
+from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.registry import TaskRegistry
 
@@ -19,14 +22,15 @@ logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is log
 
 
 class ClassifyEndpoints:
-    """Adds `/v1/classify` and `/v1/tasks`, and follows the artifact folder."""
+    """Adds `/v1/classify` and `/v1/tasks`, makes tasks models, and follows the artifact folder."""
 
     name = "ifedicl-api"
-    required_tasks = ("classify",)
+    required_tasks = ("classify", "generate")
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes; vLLM lets them replace its own `/classify`."""
         app.include_router(router)
+        app.add_exception_handler(IFedICLError, on_error)  # raised on vLLM's own routes
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Validate every artifact; bad ones are listed with their reason and stop nothing."""
@@ -40,6 +44,11 @@ class ClassifyEndpoints:
         logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
         state.ifedicl_registry = registry
         state.ifedicl_follower = asyncio.create_task(follow(registry))  # a task must be held
-        state.ifedicl_classifier = Classifier(
-            VllmEngine(engine_client), PromptEncoder(tokenizer, model_config.max_model_len)
-        )
+        state.openai_serving_models = ListedModels(state.openai_serving_models, registry)
+        engine: LabelEngine = PoolingEngine(engine_client)
+        longest_prompt = model_config.max_model_len
+        if model_config.runner_type == "generate":
+            engine = GenerationEngine(engine_client)
+            longest_prompt -= 1  # for the token that is generated
+            serve_tasks_as_models(state, registry)
+        state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, longest_prompt))

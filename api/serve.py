@@ -34,7 +34,7 @@ OTHER_MODEL_FLAGS = (
     "hf_config_path",
 )
 # vLLM flags that ifedicl serve sets itself.
-OWN_FLAGS = ("runner", "convert", "pooler_config", "additional_config")
+OWN_FLAGS = ("convert", "pooler_config", "additional_config")
 
 
 def main(argv: list[str]) -> int:
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     ours, vllm_argv = _parser().parse_known_args(argv)
     try:
         architecture = _adapted_architecture(ours.model)
-        tasks = TaskConfig(_existing_folder(ours.tasks), _slots(ours.max_resident_tasks))
+        tasks = TaskConfig(_existing_folder(ours.tasks), ours.max_resident_tasks)
     except IFedICLError as error:
         print(f"ifedicl serve: {error}", file=sys.stderr)
         return 1
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="ifedicl-metrics-") as metrics:
         # Before prometheus_client is imported: workers' counters reach /metrics through files.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", metrics)
-        _run_vllm(["serve", ours.model, *vllm_argv], architecture, tasks)
+        _run_vllm(["serve", ours.model, *vllm_argv], ours.runner, architecture, tasks)
     return 0
 
 
@@ -69,6 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="tasks held in the engine's memory at once (default: --max-num-seqs)",
     )
+    parser.add_argument(
+        "--runner",
+        choices=("pooling", "generate"),
+        default="pooling",
+        help="pooling: classify, fastest. generate: /v1/completions and /v1/chat/completions too, "
+        "with a task's name as the model (default: pooling)",
+    )
     return parser
 
 
@@ -86,10 +93,6 @@ def _existing_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise IFedICLError(f"--tasks {folder} is not a directory; calibrate a task into it first")
     return folder.resolve()
-
-
-def _slots(max_resident_tasks: int | None) -> int | None:
-    return None if max_resident_tasks is None else max_resident_tasks + 1
 
 
 def _enable_plugins() -> None:
@@ -118,7 +121,7 @@ def _refuse_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--{flag.replace('_', '-')} is set by ifedicl serve; leave it out")
 
 
-def _run_vllm(argv: list[str], architecture: str, tasks: TaskConfig) -> None:
+def _run_vllm(argv: list[str], runner: str, architecture: str, tasks: TaskConfig) -> None:
     """What vLLM's `vllm serve` does, with the engine configured for tasks."""
     from vllm.config import PoolerConfig
     from vllm.entrypoints.cli.serve import ServeSubcommand
@@ -132,8 +135,9 @@ def _run_vllm(argv: list[str], architecture: str, tasks: TaskConfig) -> None:
     command.subparser_init(parser.add_subparsers(dest="subparser"))
     args: Any = parser.parse_args(argv)
     _refuse_flags(parser, args)
-    args.runner = "pooling"
-    args.pooler_config = PoolerConfig(task="classify")
+    args.runner = runner
+    if runner == "pooling":
+        args.pooler_config = PoolerConfig(task="classify")
     args.hf_overrides = {**(args.hf_overrides or {}), "architectures": [architecture]}
     args.additional_config = tasks
     configure_logging_from_args(args)

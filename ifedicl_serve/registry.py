@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl_serve.artifact import TaskSpec, load_artifact, read_spec, refuse_other_model
-from ifedicl_serve.errors import IFedICLError, TaskNotFoundError
+from ifedicl_serve.errors import IFedICLError, TaskNotFoundError, TaskUnavailableError
 from ifedicl_serve.folder import Stamp, artifact_folders, folder_stamp
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.labels import LabelTrie
@@ -49,6 +49,15 @@ class Task(ListedTask):
     """A task ready to serve: everything about it was checked."""
 
     trie: LabelTrie
+
+
+def unavailable(task: Task) -> TaskUnavailableError:
+    """What to raise for a request whose task no worker could load."""
+    return TaskUnavailableError(
+        f"task {task.name!r} could not be loaded by the engine: its artifact "
+        f"{task.digest[:16]} is gone, replaced or damaged; send the request again, or "
+        "see the server's log and restore the artifact (or touch its task.json)"
+    )
 
 
 @dataclass

@@ -35,16 +35,18 @@ ADAPTED_ARCHITECTURES = {name: f"IFedICL{name}" for name in ARCHITECTURES}
 
 
 def register() -> None:
-    """Register the adapted architectures and patch the two places vLLM has no hook for.
+    """Register the adapted architectures and patch the three places vLLM has no hook for.
 
     Idempotent, as vLLM asks of plugins.
     """
     from vllm import ModelRegistry
 
     from ifedicl_serve.plugin.cache_salt import salt_requests_by_task
+    from ifedicl_serve.plugin.failures import end_failed_generations
     from ifedicl_serve.plugin.runner_v1 import assign_slots_in_v1_runner
 
     for architecture in ADAPTED_ARCHITECTURES.values():
         ModelRegistry.register_model(architecture, f"ifedicl_serve.plugin.models:{architecture}")
     salt_requests_by_task()
     assign_slots_in_v1_runner()
+    end_failed_generations()

@@ -11,7 +11,7 @@ import logging
 from functools import wraps
 from typing import Any
 
-from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest
+from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest, replace_task
 
 logger = logging.getLogger("vllm.ifedicl")
 
@@ -45,11 +45,11 @@ def salt_requests_by_task() -> None:
     @wraps(original)
     def from_engine_core_request(cls: type[Request], request: Any, block_hasher: Any) -> Request:
         try:
-            task = TaskRequest.of(request.pooling_params).key
+            task = TaskRequest.of_request(request).key
         except ValueError as error:
             logger.error("request %s: %s", request.request_id, error)
             task = TaskKey(MALFORMED)
-            request.pooling_params.extra_kwargs = TaskRequest(MALFORMED).extra_kwargs()
+            replace_task(request, TaskRequest(MALFORMED))
         if task is not None:
             request.cache_salt = task_salt(task, request.cache_salt)
         return original(cls, request, block_hasher)

@@ -10,18 +10,18 @@ from ifedicl_serve import __version__
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Where artifacts are, and how many may be resident in a worker at once.
+    """Where artifacts are, and how many tasks may be resident in a worker at once.
 
-    `slots` counts the identity in slot 0. None means one per concurrent request and the
-    identity, so that a batch of distinct tasks always fits.
+    None means one per concurrent request, so that a batch of distinct tasks always fits.
     """
 
     tasks_dir: Path
-    slots: int | None = None
+    max_resident_tasks: int | None = None
 
     def compute_hash(self) -> str:
         """vLLM's compile-cache key: what shapes the compiled graph, so not the folder."""
-        return hashlib.sha256(f"ifedicl {__version__} slots={self.slots}".encode()).hexdigest()
+        shape = f"ifedicl {__version__} max_resident_tasks={self.max_resident_tasks}"
+        return hashlib.sha256(shape.encode()).hexdigest()
 
     @classmethod
     def of(cls, vllm_config: Any) -> "TaskConfig":
@@ -34,12 +34,13 @@ class TaskConfig:
             )
         return config
 
-    def num_slots(self, max_num_seqs: int) -> int:
-        """Slots to allocate. Raises ValueError if a batch of distinct tasks would not fit."""
-        needed = max_num_seqs + 1
-        if self.slots is not None and self.slots < needed:
+    def resident_tasks(self, max_num_seqs: int) -> int:
+        """Tasks to have slots for. Raises ValueError if a batch of distinct ones would not fit."""
+        if self.max_resident_tasks is None:
+            return max_num_seqs
+        if self.max_resident_tasks < max_num_seqs:
             raise ValueError(
-                f"{self.slots} task slots for batches of up to {max_num_seqs} requests; need at "
-                f"least {needed}: raise --max-resident-tasks or lower --max-num-seqs"
+                f"--max-resident-tasks is {self.max_resident_tasks}, but a batch may hold "
+                f"{max_num_seqs} requests of as many tasks; raise it or lower --max-num-seqs"
             )
-        return self.slots or needed
+        return self.max_resident_tasks

@@ -15,7 +15,7 @@ from vllm.model_executor.layers.pooler.abstract import Pooler, PoolerOutput
 from vllm.tasks import PoolingTask
 from vllm.v1.pool.metadata import PoolingMetadata
 
-from ifedicl_serve.plugin.request import TaskKey, TaskRequest
+from ifedicl_serve.plugin.request import TaskRequest
 
 PADDING = -1
 
@@ -24,18 +24,13 @@ class LabelPooler(Pooler):
     """Log-probabilities [requests, most labels] among each request's label tokens, float32.
 
     Rows are padded with -inf (no probability) behind a request's own labels. A request whose
-    artifact could not be loaded gets NaN, never another task's scores; one that names no
+    artifact could not be loaded has hidden states, and so scores, of NaN; one that names no
     tokens gets NaN too (vLLM's profiling run, or a raw request without ours).
     """
 
-    def __init__(
-        self,
-        label_logits: Callable[[Tensor, Tensor], Tensor],
-        is_resident: Callable[[TaskKey], bool],
-    ) -> None:
+    def __init__(self, label_logits: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.label_logits = label_logits
-        self.is_resident = is_resident
 
     def get_supported_tasks(self) -> set[PoolingTask]:
         return {"classify"}
@@ -43,23 +38,18 @@ class LabelPooler(Pooler):
     def forward(self, hidden_states: Tensor, pooling_metadata: PoolingMetadata) -> Tensor:
         """Score hidden states [tokens, hidden] of a batch, one row per request."""
         last = pooling_metadata.get_pooling_cursor().last_token_indices_gpu
-        requests = [TaskRequest.of(params) for params in pooling_metadata.pooling_params]
-        ids = _padded([request.label_token_ids for request in requests])
+        rows = [
+            TaskRequest.of(params).label_token_ids for params in pooling_metadata.pooling_params
+        ]
+        ids = _padded(rows)
         union, columns = np.unique(ids, return_inverse=True)
-        failed = [not self._answerable(request) for request in requests]
 
         def on_device(values: object) -> Tensor:
             return torch.as_tensor(values).to(hidden_states.device, non_blocking=True)
 
-        # NaN before the ranks' logits are summed: one rank that failed fails the request.
-        hidden = hidden_states[last].masked_fill(on_device(failed).unsqueeze(1), torch.nan)
-        logits = self.label_logits(hidden, on_device(np.maximum(union, 0)))
+        logits = self.label_logits(hidden_states[last], on_device(np.maximum(union, 0)))
         chosen = logits.gather(1, on_device(columns.reshape(ids.shape)))
         return chosen.masked_fill(on_device(ids == PADDING), -torch.inf).log_softmax(dim=-1)
-
-    def _answerable(self, request: TaskRequest) -> bool:
-        available = request.key is None or self.is_resident(request.key)
-        return available and bool(request.label_token_ids)
 
 
 def _padded(rows: list[tuple[int, ...]]) -> np.ndarray:

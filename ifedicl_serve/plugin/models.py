@@ -1,4 +1,4 @@
-"""vLLM's own decoders with the injection at their two sites, and a label pooler.
+"""vLLM's own decoders with the injection at their two sites, and a label pooler (or generating).
 
 Nothing of vLLM's models is copied: after construction each layer's attention and MLP module
 gets a subclass of its own class whose forward applies the formula to what its own returns.
@@ -7,6 +7,7 @@ that some decoders put behind a site (Gemma, OLMo 2) comes after the injection, 
 calibration. Which decoders, and under which names, `ifedicl_serve.plugin` says.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -65,12 +66,16 @@ class TaskAdapted:
         _refuse_long_rope(vllm_config.model_config)
         self.task_slots = _slot_tables(self, vllm_config)
         _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
-        self.pooler = TaskPooler(
-            {
-                "classify": LabelPooler(self.label_logits, self.task_slots.holds),
-                "embed": pooler_for_embed(vllm_config.model_config.pooler_config),
-            }
-        )
+        if vllm_config.model_config.runner_type == "pooling":
+            self.pooler = TaskPooler(
+                {
+                    "classify": LabelPooler(self.label_logits),
+                    "embed": pooler_for_embed(vllm_config.model_config.pooler_config),
+                }
+            )
+        else:
+            # For `failures`: vLLM reports requests whose logits have NaN. Read after this.
+            os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
 
     def label_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits [requests, tokens] in float32 of these tokens alone.
@@ -134,13 +139,15 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     model_config, scheduler = vllm_config.model_config, vllm_config.scheduler_config
     tasks = TaskConfig.of(vllm_config)
     pipeline = get_pp_group()
-    own = get_pp_indices(len(model.model.layers), pipeline.rank_in_group, pipeline.world_size)
+    num_layers = len(model.model.layers)
+    own = get_pp_indices(num_layers, pipeline.rank_in_group, pipeline.world_size)
     return SlotTables(
         tasks_dir=tasks.tasks_dir,
         model=ModelIdentity.of(model_config.model),
         layers=range(*own),
+        num_layers=num_layers,
         hidden_size=model_config.get_hidden_size(),
-        num_slots=tasks.num_slots(scheduler.max_num_seqs),
+        num_tasks=tasks.resident_tasks(scheduler.max_num_seqs),
         max_tokens=scheduler.max_num_batched_tokens,
         dtype=model_config.dtype,
         device=torch.get_default_device(),

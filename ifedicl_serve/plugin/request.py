@@ -1,8 +1,10 @@
-"""What a request carries through vLLM: `PoolingParams.extra_kwargs["ifedicl"]`, a JSON string.
+"""What a request carries through vLLM under the key "ifedicl": a JSON string.
 
-A string, because vLLM copies these values deeply several times a request, and because equal
-strings are parsed once. The engine trusts nothing in it: `cache_salt` replaces a malformed value
-by `MALFORMED` where a request enters the engine core, so that it fails alone.
+It is in `PoolingParams.extra_kwargs`, or in `SamplingParams.extra_args` (`vllm_xargs` over HTTP)
+of a request that generates. A string, because vLLM copies these values deeply several times a
+request, and because equal strings are parsed once. The engine trusts nothing in it: `cache_salt`
+replaces a malformed value by `MALFORMED` where a request enters the engine core, so that it fails
+alone.
 """
 
 import json
@@ -38,23 +40,34 @@ class TaskRequest:
         return None if self.digest is None else TaskKey(self.digest, self.generation)
 
     def extra_kwargs(self) -> dict[str, Any]:
-        """The value for `PoolingParams.extra_kwargs`."""
+        """For `PoolingParams.extra_kwargs` or `SamplingParams.extra_args`."""
         return {KEY: json.dumps(asdict(self))}
 
     @classmethod
-    def of(cls, pooling_params: Any) -> "TaskRequest":
-        """Read it back from vLLM's `PoolingParams`; one without our key is an unadapted request.
+    def of_request(cls, request: Any) -> "TaskRequest":
+        """Read it back from a request of vLLM's, which has either kind of parameters."""
+        return cls.of(request.pooling_params or request.sampling_params)
+
+    @classmethod
+    def of(cls, params: Any) -> "TaskRequest":
+        """Read it back from vLLM's parameters; ones without our key are of an unadapted request.
 
         Raises ValueError if the value under our key is not what `extra_kwargs` writes.
         """
-        extra = getattr(pooling_params, "extra_kwargs", None) or {}
+        extra = getattr(params, "extra_kwargs", None) or getattr(params, "extra_args", None) or {}
         if KEY not in extra:
             return cls()
         if not isinstance(extra[KEY], str):
-            raise ValueError(
-                f"extra_kwargs[{KEY!r}] is a {type(extra[KEY]).__name__}, expected a JSON string"
-            )
+            raise ValueError(f"{KEY!r} is a {type(extra[KEY]).__name__}, expected a JSON string")
         return _parsed(extra[KEY])
+
+
+def replace_task(request: Any, task: TaskRequest) -> None:
+    """Make a request of vLLM's carry another task."""
+    if request.pooling_params is not None:
+        request.pooling_params.extra_kwargs = task.extra_kwargs()
+    else:
+        request.sampling_params.extra_args |= task.extra_kwargs()
 
 
 FIELDS = {field.name for field in fields(TaskRequest)}
@@ -65,9 +78,9 @@ def _parsed(text: str) -> TaskRequest:
     try:
         value = json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"extra_kwargs[{KEY!r}] is nested too deeply") from error
+        raise ValueError(f"{KEY!r} is nested too deeply") from error
     if not isinstance(value, dict) or not value.keys() <= FIELDS:
-        raise ValueError(f"extra_kwargs[{KEY!r}] must hold {', '.join(sorted(FIELDS))}")
+        raise ValueError(f"{KEY!r} must hold {', '.join(sorted(FIELDS))}")
     digest, ids = value.get("digest"), value.get("label_token_ids") or []
     generation = value.get("generation", "")
     if digest is not None and not isinstance(digest, str):

@@ -26,7 +26,7 @@ def assign_slots_in_v1_runner() -> None:
         task_slots = getattr(self.get_model(), "task_slots", None)
         if task_slots is not None:
             tasks = [
-                TaskRequest.of(self.requests[request_id].pooling_params).key
+                TaskRequest.of_request(self.requests[request_id]).key
                 for request_id in self.input_batch.req_ids
             ]
             task_slots.assign(tasks, num_scheduled_tokens)

@@ -23,7 +23,7 @@ class TaskModelState(DefaultModelState):
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
         super().add_request(req_index, new_req_data)
-        self._tasks[new_req_data.req_id] = TaskRequest.of(new_req_data.pooling_params).key
+        self._tasks[new_req_data.req_id] = TaskRequest.of_request(new_req_data).key
 
     def remove_request(self, req_id: str) -> None:
         super().remove_request(req_id)

@@ -1,8 +1,9 @@
 """A worker's slot tables: which artifact sits in which slot, and which slot each token uses.
 
 Content-addressed and loaded on demand: every rank and replica derives the same state from
-the same folder, so nothing is broadcast. Slot 0 is the identity. Knows tensors and folders,
-nothing of vLLM.
+the same folder, so nothing is broadcast. Slot 0 is the identity. Slot 1 is for tasks that could
+not be loaded: the identity, but for NaN at the very last site, so that no answer comes of it,
+while the cached KV stays finite. Knows tensors and folders, nothing of vLLM.
 """
 
 import logging
@@ -25,14 +26,15 @@ from ifedicl_serve.plugin.request import TaskKey
 
 logger = logging.getLogger("vllm.ifedicl")
 
-IDENTITY_SLOT = 0
+IDENTITY_SLOT, FAILED_SLOT = 0, 1
+RESERVED_SLOTS = 2
 
 
 class SlotTables:
     """`scale` [layers, 2, slots], `shift` [layers, 2, slots, hidden], `token_slots` [tokens].
 
     The tensors keep their addresses for life, as captured graphs read them. `layers` is the
-    range of decoder layers this worker holds.
+    range of decoder layers this worker holds, of `num_layers` in all.
     """
 
     def __init__(
@@ -40,26 +42,27 @@ class SlotTables:
         tasks_dir: Path,
         model: ModelIdentity,
         layers: range,
+        num_layers: int,
         hidden_size: int,
-        num_slots: int,
+        num_tasks: int,
         max_tokens: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.model, self.layers = model, layers
         self.index = ArtifactIndex(tasks_dir)
-        shape = (len(layers), len(SITES), num_slots)
+        shape = (len(layers), len(SITES), RESERVED_SLOTS + num_tasks)
         self.scale = torch.ones(shape, dtype=torch.float32, device=device)
         self.shift = torch.zeros(*shape, hidden_size, dtype=dtype, device=device)
+        if layers.stop == num_layers:
+            self.shift[-1, -1, FAILED_SLOT] = torch.nan
         self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._slots: OrderedDict[TaskKey, int] = OrderedDict()  # oldest use first
         # For good: KV of their unadapted tokens may be cached under the salt of the key.
         self._failed: set[TaskKey] = set()
-        self._free = list(range(num_slots - 1, IDENTITY_SLOT, -1))
+        self._free = list(range(RESERVED_SLOTS, RESERVED_SLOTS + num_tasks))[::-1]
         self._tokens_used = 0
-        logger.info(
-            "Task slots: %d beside the identity, %.1f MiB", num_slots - 1, self.nbytes / 2**20
-        )
+        logger.info("Slots for %d resident tasks, %.1f MiB", num_tasks, self.nbytes / 2**20)
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +70,7 @@ class SlotTables:
         return self.scale.nbytes + self.shift.nbytes
 
     def holds(self, task: TaskKey) -> bool:
-        """Whether the artifact is resident, so that requests naming it were adapted by it."""
+        """Whether the artifact is resident."""
         return task in self._slots
 
     def assign(self, tasks: Sequence[TaskKey | None], counts: npt.NDArray[np.integer]) -> None:
@@ -75,9 +78,9 @@ class SlotTables:
 
         `tasks` names one artifact (or None) per request and `counts` its tokens, in batch
         order; at most as many distinct artifacts as there are slots. An artifact that cannot
-        be loaded is logged and leaves its tokens at the identity; `holds` tells the pooler. It
-        is not tried again under this key: its requests' KV must not meet those of a later
-        success. The next generation has a key, and so a salt, of its own.
+        be loaded is logged and its requests get NaN. It is not tried again under this key: its
+        requests' KV must not meet those of a later success. The next generation has a key, and
+        so a salt, of its own.
         """
         wanted = dict.fromkeys(task for task in tasks if task is not None)
         metrics.QUERIES.inc(len(wanted))
@@ -87,7 +90,7 @@ class SlotTables:
         for task in wanted:
             if task not in self._slots and task not in self._failed:
                 self._load(task)
-        slots = [self._slots.get(task, IDENTITY_SLOT) if task else IDENTITY_SLOT for task in tasks]
+        slots = [self._slots.get(task, FAILED_SLOT) if task else IDENTITY_SLOT for task in tasks]
         self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
 
     def _load(self, task: TaskKey) -> None:

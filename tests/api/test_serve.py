@@ -36,7 +36,7 @@ def run(*argv):
 def test_vllm_is_started_with_the_adapted_architecture_and_the_tasks(tmp_path, started):
     assert run("--model", TINY_QWEN2, "--tasks", tmp_path) == 0
     assert started == [
-        (["serve", str(TINY_QWEN2)], "IFedICLQwen2ForCausalLM", TaskConfig(tmp_path, None))
+        (["serve", str(TINY_QWEN2)], "pooling", "IFedICLQwen2ForCausalLM", TaskConfig(tmp_path))
     ]
 
 
@@ -55,25 +55,28 @@ def test_flags_of_vllm_are_passed_on_in_order(tmp_path, started):
 def test_a_flag_is_never_taken_for_the_start_of_ours(tmp_path, started):
     run("--model", TINY_QWEN2, "--tasks", tmp_path, "--task", "classify")
     assert started[0][0] == ["serve", str(TINY_QWEN2), "--task", "classify"]
-    assert started[0][2].tasks_dir == tmp_path
+    assert started[0][3].tasks_dir == tmp_path
 
 
 def test_the_tasks_folder_is_made_absolute(tmp_path, started, monkeypatch):
     (tmp_path / "tasks").mkdir()
     monkeypatch.chdir(tmp_path)
     run("--model", TINY_QWEN2, "--tasks", "tasks")
-    assert started[0][2].tasks_dir == tmp_path / "tasks"
+    assert started[0][3].tasks_dir == tmp_path / "tasks"
 
 
-def test_resident_tasks_are_counted_beside_the_identity(tmp_path, started):
+def test_our_own_options_do_not_reach_vllm(tmp_path, started):
     run("--model", TINY_QWEN2, "--tasks", tmp_path, "--max-resident-tasks", 100)
-    assert started[0][2].slots == 101
+    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--runner", "generate")
+    assert [argv for argv, *_ in started] == [["serve", str(TINY_QWEN2)]] * 2
+    assert [runner for _, runner, *_ in started] == ["pooling", "generate"]
+    assert [tasks.max_resident_tasks for *_, tasks in started] == [100, None]
 
 
 @pytest.mark.parametrize("architecture", ADAPTED_ARCHITECTURES)
 def test_every_adapted_architecture_is_accepted(tmp_path, started, architecture):
     assert run("--model", checkpoint(tmp_path / "base", architecture), "--tasks", tmp_path) == 0
-    assert started[0][1] == ADAPTED_ARCHITECTURES[architecture]
+    assert started[0][2] == ADAPTED_ARCHITECTURES[architecture]
 
 
 # -- errors before vLLM starts

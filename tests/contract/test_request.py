@@ -8,7 +8,7 @@ import pytest
 
 from ifedicl_serve.plugin.cache_salt import task_salt
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.request import KEY, TaskKey, TaskRequest
+from ifedicl_serve.plugin.request import KEY, TaskKey, TaskRequest, replace_task
 
 
 def params(value):
@@ -51,26 +51,37 @@ def test_a_string_that_is_no_json_is_refused(text):
 
 
 @pytest.mark.parametrize(
-    "pooling_params",
+    "params",
     [
-        None,
-        SimpleNamespace(),
         SimpleNamespace(extra_kwargs=None),
         SimpleNamespace(extra_kwargs={"other": 1}),
+        SimpleNamespace(extra_args=None),
+        SimpleNamespace(extra_args={"other": 1}),
         params({}),
     ],
 )
-def test_a_request_without_our_key_is_unadapted(pooling_params):
-    assert TaskRequest.of(pooling_params) == TaskRequest(None, ())
+def test_a_request_without_our_key_is_unadapted(params):
+    assert TaskRequest.of(params) == TaskRequest(None, ())
+
+
+@pytest.mark.parametrize("kind", ["pooling", "sampling"])
+def test_vllms_parameters_of_either_kind_carry_it(kind):
+    from vllm import PoolingParams, SamplingParams
+
+    asked = TaskRequest("d", (5,), "g")
+    pooling = PoolingParams(extra_kwargs=asked.extra_kwargs()) if kind == "pooling" else None
+    sampling = SamplingParams(extra_args=asked.extra_kwargs()) if kind == "sampling" else None
+    request = SimpleNamespace(pooling_params=pooling, sampling_params=sampling)
+    assert TaskRequest.of_request(request) == asked
+    replace_task(request, TaskRequest("other"))
+    assert TaskRequest.of_request(request) == TaskRequest("other")
 
 
 @pytest.mark.parametrize("value", [None, "d", ["d"], 1, {"digest": "d", "slot": 3}])
 def test_a_value_of_another_shape_is_refused(value):
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(params(value))
-    assert str(caught.value) == (
-        "extra_kwargs['ifedicl'] must hold digest, generation, label_token_ids"
-    )
+    assert str(caught.value) == ("'ifedicl' must hold digest, generation, label_token_ids")
 
 
 @pytest.mark.parametrize(("digest", "kind"), [(7, "int"), (["d"], "list")])
@@ -156,22 +167,22 @@ def test_the_compile_cache_key_ignores_the_folder():
 
 
 def test_the_compile_cache_key_depends_on_slots_and_version(monkeypatch):
-    keys = [TaskConfig(Path("a"), slots).compute_hash() for slots in (None, 9, 10)]
+    keys = [TaskConfig(Path("a"), tasks).compute_hash() for tasks in (None, 9, 10)]
     monkeypatch.setattr("ifedicl_serve.plugin.config.__version__", "another")
     keys.append(TaskConfig(Path("a"), 9).compute_hash())
     assert len(set(keys)) == 4
 
 
-@pytest.mark.parametrize(("slots", "allocated"), [(None, 65), (65, 65), (500, 500)])
-def test_a_batch_of_distinct_tasks_fits_beside_the_identity(slots, allocated):
-    assert TaskConfig(Path("a"), slots).num_slots(max_num_seqs=64) == allocated
+@pytest.mark.parametrize(("asked", "allocated"), [(None, 64), (64, 64), (500, 500)])
+def test_a_batch_of_distinct_tasks_fits(asked, allocated):
+    assert TaskConfig(Path("a"), asked).resident_tasks(max_num_seqs=64) == allocated
 
 
-@pytest.mark.parametrize("slots", [64, 1, 0])
-def test_too_few_slots_are_refused(slots):
+@pytest.mark.parametrize("asked", [63, 1, 0])
+def test_too_few_resident_tasks_are_refused(asked):
     with pytest.raises(ValueError) as caught:
-        TaskConfig(Path("a"), slots).num_slots(max_num_seqs=64)
+        TaskConfig(Path("a"), asked).resident_tasks(max_num_seqs=64)
     assert str(caught.value) == (
-        f"{slots} task slots for batches of up to 64 requests; need at least 65: raise "
-        "--max-resident-tasks or lower --max-num-seqs"
+        f"--max-resident-tasks is {asked}, but a batch may hold 64 requests of as many tasks; "
+        "raise it or lower --max-num-seqs"
     )

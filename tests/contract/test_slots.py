@@ -12,7 +12,13 @@ from prometheus_client import REGISTRY
 from ifedicl_serve.artifact import VECTORS_FILE, load_artifact
 from ifedicl_serve.injection import fold
 from ifedicl_serve.plugin.request import TaskKey
-from ifedicl_serve.plugin.slots import IDENTITY_SLOT, SlotTables, logger
+from ifedicl_serve.plugin.slots import (
+    FAILED_SLOT,
+    IDENTITY_SLOT,
+    RESERVED_SLOTS,
+    SlotTables,
+    logger,
+)
 from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
 
 MAX_TOKENS = 32
@@ -29,13 +35,14 @@ def digests(tasks_dir):
     return [make_artifact(tasks_dir / f"task{n}", seed=n, name=f"task{n}").digest for n in range(4)]
 
 
-def make_tables(tasks_dir, num_slots=4, layers=range(LAYERS), dtype=torch.float32):
+def make_tables(tasks_dir, num_tasks=3, layers=range(LAYERS), dtype=torch.float32):
     return SlotTables(
         tasks_dir=tasks_dir,
         model=MODEL,
         layers=layers,
+        num_layers=LAYERS,
         hidden_size=HIDDEN,
-        num_slots=num_slots,
+        num_tasks=num_tasks,
         max_tokens=MAX_TOKENS,
         dtype=dtype,
         device=torch.device("cpu"),
@@ -76,7 +83,8 @@ def holds_exactly(tables, slot, folder):
 
 def test_a_new_table_is_the_identity_everywhere(tasks_dir):
     tables = make_tables(tasks_dir)
-    assert all(is_identity(tables, slot) for slot in range(4))
+    free = range(RESERVED_SLOTS, RESERVED_SLOTS + 3)
+    assert all(is_identity(tables, slot) for slot in (IDENTITY_SLOT, *free))
     assert tables.token_slots.tolist() == [IDENTITY_SLOT] * MAX_TOKENS
 
 
@@ -114,7 +122,7 @@ def test_a_request_without_tokens_in_this_batch_moves_no_other(tasks_dir, digest
 
 
 def test_the_tensors_keep_their_addresses(tasks_dir, digests):
-    tables = make_tables(tasks_dir, num_slots=2)
+    tables = make_tables(tasks_dir, num_tasks=1)
     before = [t.data_ptr() for t in (tables.scale, tables.shift, tables.token_slots)]
     for digest in digests:
         assign(tables, (digest, 1))
@@ -142,7 +150,7 @@ def test_a_pipeline_rank_holds_its_own_layers(tasks_dir, digests):
 
 
 def test_the_identity_slot_is_never_written(tasks_dir, digests):
-    tables = make_tables(tasks_dir, num_slots=2)
+    tables = make_tables(tasks_dir, num_tasks=1)
     for digest in digests:
         assert assign(tables, (digest, 1), (None, 1)) == [1, IDENTITY_SLOT]
     assert is_identity(tables, IDENTITY_SLOT)
@@ -164,7 +172,7 @@ def test_a_resident_artifact_is_not_read_again(tasks_dir, digests):
 
 
 def test_the_least_recently_used_artifact_is_evicted(tasks_dir, digests):
-    tables = make_tables(tasks_dir, num_slots=3)
+    tables = make_tables(tasks_dir, num_tasks=2)
     assign(tables, (digests[0], 1))
     assign(tables, (digests[1], 1))
     assign(tables, (digests[0], 1))
@@ -173,7 +181,7 @@ def test_the_least_recently_used_artifact_is_evicted(tasks_dir, digests):
 
 
 def test_a_new_artifact_evicts_none_of_its_own_batch(tasks_dir, digests):
-    tables = make_tables(tasks_dir, num_slots=3)
+    tables = make_tables(tasks_dir, num_tasks=2)
     assign(tables, (digests[0], 1), (digests[1], 1))
     slots = assign(tables, (digests[2], 1), (digests[0], 1))  # 0 is the oldest, yet in the batch
     assert resident(tables, digests) == [True, False, True, False]
@@ -182,7 +190,7 @@ def test_a_new_artifact_evicts_none_of_its_own_batch(tasks_dir, digests):
 
 
 def test_an_evicted_artifact_is_loaded_again(tasks_dir, digests):
-    tables = make_tables(tasks_dir, num_slots=2)
+    tables = make_tables(tasks_dir, num_tasks=1)
     for number in (0, 1, 0):
         (slot,) = assign(tables, (digests[number], 1))
         assert holds_exactly(tables, slot, tasks_dir / f"task{number}")
@@ -205,7 +213,7 @@ def many(tmp_path_factory):
 )
 def test_after_any_batches_each_token_reads_its_own_task(many, batches):
     folder, digests = many
-    tables = make_tables(folder, num_slots=4)
+    tables = make_tables(folder, num_tasks=3)
     for batch in batches:
         slots = assign(tables, *((digests.get(number), 2) for number in batch))
         for number, slot in zip(batch, slots, strict=True):
@@ -228,27 +236,41 @@ def log(caplog):
 
 
 def assert_unavailable(tables, digest, good):
-    """Its tokens read the identity and `holds` tells; the good one of the batch is served."""
+    """Its tokens read the slot that gives no answer; the good one of the batch is served."""
     bad_slot, good_slot = assign(tables, (digest, 1), (good, 1))
-    assert bad_slot == IDENTITY_SLOT
+    assert bad_slot == FAILED_SLOT
     assert not holds(tables, digest)
     assert holds(tables, good)
-    assert good_slot != IDENTITY_SLOT
+    assert good_slot >= RESERVED_SLOTS
     assert is_identity(tables, IDENTITY_SLOT)
 
 
-def test_an_unknown_artifact_leaves_the_identity(tasks_dir, digests, log):
+def test_the_slot_of_failures_is_the_identity_up_to_the_very_last_site(tasks_dir):
+    """So that the cached KV of its tokens is finite, and nothing comes of their last states."""
+    tables = make_tables(tasks_dir)
+    shift = tables.shift[:, :, FAILED_SLOT]
+    assert shift[-1, -1].isnan().all()
+    assert (shift.flatten(0, 1)[:-1] == 0).all()
+    assert (tables.scale[:, :, FAILED_SLOT] == 1).all()
+
+
+def test_only_the_last_pipeline_rank_makes_failures_known(tasks_dir):
+    """NaN from an earlier one would enter the KV cache of the next."""
+    assert make_tables(tasks_dir, layers=range(0, 2)).shift.isfinite().all()
+
+
+def test_an_unknown_artifact_has_no_slot(tasks_dir, digests, log):
     assert_unavailable(make_tables(tasks_dir), "0" * 64, digests[0])
     assert "task 0000000000000000 is unavailable until its folder changes: no artifact" in log.text
 
 
-def test_a_damaged_artifact_leaves_the_identity(tasks_dir, digests, log):
+def test_a_damaged_artifact_has_no_slot(tasks_dir, digests, log):
     (tasks_dir / "task1" / VECTORS_FILE).write_bytes(b"")
     assert_unavailable(make_tables(tasks_dir), digests[1], digests[0])
     assert "content does not match the SHA-256 in task.json" in log.text
 
 
-def test_an_artifact_of_another_model_leaves_the_identity(tasks_dir, digests, log):
+def test_an_artifact_of_another_model_has_no_slot(tasks_dir, digests, log):
     other = MODEL.model_copy(update={"config_digest": "e" * 64})
     digest = make_artifact(tasks_dir / "other", model=other).digest
     assert_unavailable(make_tables(tasks_dir), digest, digests[0])
@@ -258,7 +280,7 @@ def test_an_artifact_of_another_model_leaves_the_identity(tasks_dir, digests, lo
 @pytest.mark.parametrize(
     "shape", [{"num_layers": LAYERS - 1, "layers": (0,)}, {"hidden_size": 1}, {"hidden_size": 9}]
 )
-def test_an_artifact_that_lies_about_its_shape_leaves_the_identity(tasks_dir, digests, shape):
+def test_an_artifact_that_lies_about_its_shape_has_no_slot(tasks_dir, digests, shape):
     """Its digests of the model are right, so only the tables can tell; a hidden size of 1
     would even broadcast."""
     digest = make_artifact(tasks_dir / "lies", **shape).digest
@@ -268,7 +290,7 @@ def test_an_artifact_that_lies_about_its_shape_leaves_the_identity(tasks_dir, di
 def test_failures_take_no_slot(tasks_dir, digests):
     make_artifact(tasks_dir / "lies", hidden_size=9)
     lies = load_artifact(tasks_dir / "lies").digest
-    tables = make_tables(tasks_dir, num_slots=2)
+    tables = make_tables(tasks_dir, num_tasks=1)
     for number in range(3):
         assign(tables, (f"{number}" * 64, 1), (lies, 1))
     (slot,) = assign(tables, (digests[0], 1))
@@ -280,10 +302,10 @@ def test_an_artifact_that_failed_once_returns_as_another_generation(tasks_dir, d
     tables = make_tables(tasks_dir)
     first, second = TaskKey(digests[0], "1"), TaskKey(digests[0], "2")
     shutil.move(tasks_dir / "task0", tasks_dir / ".away")
-    assert assign(tables, (first, 1)) == [IDENTITY_SLOT]
+    assert assign(tables, (first, 1)) == [FAILED_SLOT]
     shutil.move(tasks_dir / ".away", tasks_dir / "task0")
     slots = assign(tables, (first, 1), (second, 1))
-    assert slots[0] == IDENTITY_SLOT
+    assert slots[0] == FAILED_SLOT
     assert holds_exactly(tables, slots[1], tasks_dir / "task0")
     assert not holds(tables, first)
     assert holds(tables, second)
@@ -298,7 +320,7 @@ def test_a_request_that_failed_stays_failed_when_its_artifact_loads_before_it_en
     assign(tables, (TaskKey(digests[0], "1"), 1))
     shutil.move(tasks_dir / ".away", tasks_dir / "task0")
     assign(tables, (TaskKey(digests[0], "2"), 1))
-    assert assign(tables, (TaskKey(digests[0], "1"), 1)) == [IDENTITY_SLOT]
+    assert assign(tables, (TaskKey(digests[0], "1"), 1)) == [FAILED_SLOT]
     assert not holds(tables, TaskKey(digests[0], "1"))
 
 
@@ -306,7 +328,7 @@ def test_a_version_that_was_replaced_before_it_was_loaded_fails_alone(tasks_dir,
     tables = make_tables(tasks_dir)
     new = make_artifact(tasks_dir / "task0", seed=9, name="task0").digest
     old_slot, new_slot = assign(tables, (digests[0], 1), (new, 1))
-    assert old_slot == IDENTITY_SLOT
+    assert old_slot == FAILED_SLOT
     assert holds_exactly(tables, new_slot, tasks_dir / "task0")
 
 
@@ -320,9 +342,9 @@ def test_a_version_that_was_replaced_after_it_was_loaded_still_serves(tasks_dir,
 
 def test_the_log_says_how_many_slots_there_are_and_their_memory(tasks_dir, log):
     log.set_level("INFO", logger=logger.name)
-    tables = make_tables(tasks_dir, num_slots=65)
-    assert tables.nbytes == LAYERS * 2 * 65 * (HIDDEN + 1) * 4
-    assert "Task slots: 64 beside the identity, 0.0 MiB" in log.text
+    tables = make_tables(tasks_dir, num_tasks=64)
+    assert tables.nbytes == LAYERS * 2 * (RESERVED_SLOTS + 64) * (HIDDEN + 1) * 4
+    assert "Slots for 64 resident tasks, 0.0 MiB" in log.text
 
 
 def test_loads_evictions_and_failures_are_counted(tasks_dir, digests):
@@ -337,7 +359,7 @@ def test_loads_evictions_and_failures_are_counted(tasks_dir, digests):
             )
         }
 
-    tables = make_tables(tasks_dir, num_slots=3)
+    tables = make_tables(tasks_dir, num_tasks=2)
     before = counted()
     assign(tables, (digests[0], 1), (digests[1], 1), (digests[0], 1), (None, 1))
     assign(tables, (digests[0], 1), (digests[2], 1))

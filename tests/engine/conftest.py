@@ -78,7 +78,9 @@ def engine(model: Path, tasks: Path | None, task: str = "classify", **options) -
         options["additional_config"] = TaskConfig(tasks)
     elif task == "embed":
         options["convert"] = "embed"
-    if task != "generate":
+    if task == "generate":
+        options["runner"] = "generate"
+    else:
         options["runner"] = "pooling"
         options["pooler_config"] = PoolerConfig(task=task, use_activation=False)
     settings = dict(

@@ -31,7 +31,7 @@ def state():
 
 def new_request(request_id, digest):
     params = SimpleNamespace(extra_kwargs=TaskRequest(digest).extra_kwargs())
-    return SimpleNamespace(req_id=request_id, pooling_params=params)
+    return SimpleNamespace(req_id=request_id, pooling_params=params, sampling_params=None)
 
 
 def batch(request_ids, counts):

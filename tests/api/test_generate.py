@@ -1,0 +1,151 @@
+"""Tasks as models of vLLM's completion routes, and label scores from generated tokens."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from vllm.exceptions import GenerationError
+
+from api.engine import GenerationEngine
+from api.generate import ListedModels, TaskServing
+from ifedicl_serve.errors import InputError, TaskNotFoundError, TaskUnavailableError
+from ifedicl_serve.plugin.request import KEY, TaskRequest
+
+BASE = "base"
+
+
+class FakeModels:
+    lora_requests = {"adapter": object()}
+
+    def is_base_model(self, name):
+        return name == BASE
+
+    def model_name(self, lora_request=None):
+        return BASE
+
+
+class FakeServing:
+    """Answers with what vLLM's own would go by: the model's name, and what names a task."""
+
+    def __init__(self, fails=False):
+        self.models = FakeModels()
+        self.fails = fails
+        self.untouched = "delegated"
+
+    async def create_completion(self, request, raw_request):
+        if self.fails:
+            raise GenerationError("Internal server error")
+        known = not request.model or self.models.is_base_model(request.model)
+        return self.models.model_name() if known else None, request.vllm_xargs
+
+    create_chat_completion = create_completion
+
+
+def ask(registry, model, fails=False, method="create_completion", **fields):
+    request = SimpleNamespace(
+        **({"model": model, "vllm_xargs": None, "use_beam_search": False} | fields)
+    )
+    serving = TaskServing(FakeServing(fails), registry)
+    return asyncio.run(getattr(serving, method)(request))
+
+
+@pytest.mark.parametrize("method", ["create_completion", "create_chat_completion"])
+def test_a_task_is_a_model_that_vllm_knows_and_names_in_its_answer(registry, method):
+    name, extra = ask(registry, "sst2", method=method)
+    task = registry.get("sst2")
+    assert name == "sst2"
+    assert extra == TaskRequest(task.digest, generation=task.generation).extra_kwargs()
+
+
+@pytest.mark.parametrize("model", [BASE, "", None])
+def test_the_base_model_stays_unadapted(registry, model):
+    assert ask(registry, model) == (BASE, None)
+
+
+def test_a_lora_adapter_goes_to_vllm_as_it_is(registry):
+    assert ask(registry, "adapter") == (None, None)
+
+
+def test_other_extra_arguments_are_kept_and_no_caller_names_another_task(registry):
+    _, extra = ask(registry, "sst2", vllm_xargs={"ngram_size": 3, KEY: "{}"})
+    assert extra["ngram_size"] == 3
+    assert TaskRequest.of(SimpleNamespace(extra_args=extra)).digest == registry.get("sst2").digest
+
+
+def test_a_name_that_is_no_task_is_refused_with_those_that_are(registry):
+    with pytest.raises(TaskNotFoundError, match="'nobody' is not loaded .loaded: 'fatal'"):
+        ask(registry, "nobody")
+
+
+def test_beam_search_is_refused(registry):
+    """vLLM makes new sampling parameters for every beam, without what names the task."""
+    with pytest.raises(InputError, match="leave use_beam_search out"):
+        ask(registry, "sst2", use_beam_search=True)
+    assert ask(registry, BASE, use_beam_search=True) == (BASE, None)
+
+
+def test_a_task_that_the_engine_could_not_load_is_unavailable(registry):
+    with pytest.raises(TaskUnavailableError, match="'sst2' could not be loaded by the engine"):
+        ask(registry, "sst2", fails=True)
+    with pytest.raises(GenerationError):
+        ask(registry, BASE, fails=True)
+
+
+def test_all_else_is_vllms(registry):
+    assert TaskServing(FakeServing(), registry).untouched == "delegated"
+
+
+def test_tasks_are_listed_as_children_of_the_base_model(registry):
+    from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelList
+
+    class Models:
+        async def show_available_models(self):
+            return ModelList(data=[ModelCard(id=BASE, max_model_len=48)])
+
+    listed = asyncio.run(ListedModels(Models(), registry).show_available_models()).data
+    assert [card.id for card in listed] == [BASE, *registry.tasks]
+    assert {(card.parent, card.max_model_len) for card in listed[1:]} == {(BASE, 48)}
+
+
+# -- GenerationEngine
+
+
+class FakeClient:
+    """Generates one token; a token's log-probability is minus its id over 100."""
+
+    def __init__(self, finish_reason="length"):
+        self.finish_reason = finish_reason
+        self.asked = []
+
+    async def generate(self, prompt, params, request_id):
+        self.asked.append(params)
+        scored = {
+            token: SimpleNamespace(logprob=-token / 100) for token in params.logprob_token_ids
+        }
+        completion = SimpleNamespace(finish_reason=self.finish_reason, logprobs=[scored])
+        yield SimpleNamespace(outputs=[completion], num_cached_tokens=7)
+
+
+def token_scores(client, task, token_ids):
+    return asyncio.run(GenerationEngine(client).token_scores(task, [1, 2], token_ids))
+
+
+def test_log_probabilities_are_among_the_labels(registry):
+    client, task = FakeClient(), registry.get("sst2")
+    scores = token_scores(client, task, (5, 100))
+    np.testing.assert_allclose(np.exp(scores.log_probs).sum(), 1, rtol=1e-6)
+    np.testing.assert_allclose(scores.log_probs[0] - scores.log_probs[1], 0.95, rtol=1e-5)
+    assert scores.cached_tokens == 7
+    assert TaskRequest.of(client.asked[0]).key == (task.digest, task.generation)
+
+
+def test_more_labels_than_vllm_reports_at_once_take_several_requests(registry):
+    client = FakeClient()
+    scores = token_scores(client, registry.get("sst2"), tuple(range(300)))
+    assert [len(params.logprob_token_ids) for params in client.asked] == [128, 128, 44]
+    np.testing.assert_allclose(np.diff(scores.log_probs), -0.01, rtol=1e-3)
+
+
+def test_a_request_that_ended_with_an_error_has_no_scores(registry):
+    assert np.isnan(token_scores(FakeClient("error"), registry.get("sst2"), (5, 6)).log_probs).all()

@@ -1,0 +1,135 @@
+"""Tasks while generating: every decode step is adapted, and a task that fails ends its request."""
+
+import pytest
+import torch
+
+from calibration.hooked import injected, load_model
+from ifedicl_serve.artifact import load_artifact
+from ifedicl_serve.injection import adapted_mask
+from ifedicl_serve.plugin.request import TaskRequest
+from tests.engine.conftest import engine, random_prompts
+
+NEW_TOKENS = 12
+PROMPTS = random_prompts(6, seed=3)
+LONG = random_prompts(1, low=200, high=201)[0]
+
+
+@pytest.fixture(scope="module")
+def vanilla(models):
+    """What vLLM as it comes generates; its engine is gone before ours starts."""
+    with engine(models["llama"], None, task="generate") as plain:
+        return tokens(plain, [(prompt, None) for prompt in PROMPTS])
+
+
+@pytest.fixture(scope="module")
+def llm(models, tasks, vanilla):
+    with engine(models["llama"], tasks[0], task="generate", enable_prefix_caching=True) as llm:
+        yield llm
+
+
+def generate(llm, requests) -> list:
+    """vLLM's outputs for (prompt, digest) pairs, greedily generated in one batch."""
+    from vllm import SamplingParams
+
+    params = [
+        SamplingParams(
+            temperature=0,
+            max_tokens=NEW_TOKENS,
+            ignore_eos=True,
+            extra_args=TaskRequest(digest).extra_kwargs() if digest else None,
+        )
+        for _, digest in requests
+    ]
+    prompts = [{"prompt_token_ids": prompt} for prompt, _ in requests]
+    return llm.generate(prompts, params, use_tqdm=False)
+
+
+def tokens(llm, requests) -> list[list[int]]:
+    return [list(output.outputs[0].token_ids) for output in generate(llm, requests)]
+
+
+def hooked_tokens(model, artifact, prompts) -> list[list[int]]:
+    """The same by the hooked Hugging Face model, one prompt at a time, with its own KV cache."""
+    spec = artifact.spec
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    generated = []
+    with injected(model, artifact.context_vector, artifact.coefficients, mask), torch.no_grad():
+        for prompt in prompts:
+            ids = torch.tensor([prompt])
+            output = model.network.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                min_new_tokens=NEW_TOKENS,
+                max_new_tokens=NEW_TOKENS,
+                pad_token_id=0,
+            )
+            generated.append(output[0, len(prompt) :].tolist())
+    return generated
+
+
+def test_a_mixed_batch_generates_what_the_hooked_model_does(llm, models, tasks):
+    folder, digests = tasks
+    model = load_model(str(models["llama"]), dtype="fp32", device="cpu")
+    for number in (0, 1):
+        artifact = load_artifact(folder / f"task{number}")
+        expected = hooked_tokens(model, artifact, PROMPTS)
+        others = [(prompt, digests[2]) for prompt in PROMPTS] + [(PROMPTS[0], None)]
+        found = tokens(llm, [(prompt, digests[number]) for prompt in PROMPTS] + others)
+        assert found[: len(PROMPTS)] == expected
+
+
+def test_no_task_generates_what_vllm_does(llm, vanilla, tasks):
+    mixed = [(prompt, digest) for prompt in PROMPTS for digest in (None, tasks[1][0])]
+    assert tokens(llm, mixed)[::2] == vanilla
+
+
+def test_decode_steps_are_adapted_not_the_prompt_alone(llm, tasks):
+    """Appending what a task generated and asking for one token more goes on as it did."""
+    digest = tasks[1][4]
+    (whole,) = tokens(llm, [(PROMPTS[0], digest)])
+    llm.reset_prefix_cache()
+    (rest,) = tokens(llm, [([*PROMPTS[0], *whole[:5]], digest)])
+    assert rest[: NEW_TOKENS - 5] == whole[5:]
+
+
+def test_tasks_never_share_cached_blocks(llm, tasks):
+    llm.reset_prefix_cache()
+    first, second = tasks[1][:2]
+    cached = [
+        generate(llm, [(LONG, digest)])[0].num_cached_tokens
+        for digest in (first, second, None, first)
+    ]
+    assert cached == [0, 0, 0, 192]  # 6 full blocks of 32
+
+
+def test_a_task_that_cannot_be_loaded_ends_its_request_with_an_error(llm, tasks):
+    good = tasks[1][0]
+    alone = tokens(llm, [(PROMPTS[0], good)])[0]
+    served, failed, again = generate(
+        llm, [(PROMPTS[0], good), (PROMPTS[1], "0" * 64), (PROMPTS[0], good)]
+    )
+    assert failed.outputs[0].finish_reason == "error"
+    assert failed.outputs[0].token_ids == []
+    for output in (served, again):
+        assert output.outputs[0].finish_reason == "length"
+        assert list(output.outputs[0].token_ids) == alone
+    assert not llm.llm_engine.has_unfinished_requests()
+
+
+def test_a_failed_request_of_several_chunks_and_with_logprobs_ends_too(llm, tasks):
+    from vllm import SamplingParams
+
+    params = SamplingParams(
+        max_tokens=4, logprobs=3, extra_args=TaskRequest("1" * 64).extra_kwargs()
+    )
+    (output,) = llm.generate([{"prompt_token_ids": LONG * 4}], params, use_tqdm=False)
+    assert output.outputs[0].finish_reason == "error"
+
+
+def test_a_malformed_task_ends_its_request_with_an_error(llm):
+    from vllm import SamplingParams
+
+    params = SamplingParams(max_tokens=4, extra_args={"ifedicl": "[]"})
+    (output,) = llm.generate([{"prompt_token_ids": PROMPTS[0]}], params, use_tqdm=False)
+    assert output.outputs[0].finish_reason == "error"
