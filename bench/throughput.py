@@ -1,9 +1,9 @@
-"""Requests per second of adapted classification against plain vLLM, in one run.
+"""Requests per second of adapted classification against its rivals on vLLM, in one run.
 
-Plain: `generate(max_tokens=1, logprob_token_ids=labels)`, zero-shot, and with 16 demonstrations
-before each text and prefix caching on. Ours: 1, 16 and 64 distinct tasks in every batch. All
-engines are compiled and alive together; every round measures each of them once, in turn, on
-fresh random prompts, and ratios are medians over rounds of same-round ratios.
+Rivals, all on vLLM as it comes: `generate(max_tokens=1, logprob_token_ids=labels)` zero-shot and
+with demonstrations before each text (prefix caching on), `classify` with one fixed head, and
+multi-LoRA. Ours: 1 to 256 distinct tasks in every batch. Every round measures each of them once,
+in turn, on fresh random prompts; ratios are medians over rounds of same-round ratios.
 
     python -m bench.throughput [--model PATH] [--quick] [--json FILE]
 """
@@ -14,169 +14,152 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from transformers import AutoConfig
 
-from bench.random_tasks import random_task
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
-from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.request import TaskRequest
+from bench.engines import SHAPE, Classify, Engines, Prompts, random_model
 
-EMBEDDED_MODEL = Path(__file__).parents[1] / "examples" / "base_model"
 LENGTHS = (16, 64, 256)
-TASK_COUNTS = (1, 16, 64)
-DEMONSTRATIONS = 16
-LABEL_TOKENS = (300, 301, 302, 303)
-MAX_MODEL_LEN = 8192  # 16 demonstrations of 256 tokens and the text
+TASKS, ADAPTERS, DEMONSTRATIONS = (1, 16, 64, 256), (1, 16, 64), (12, 24)
+QUICK_TASKS = (1, 64)
 # An engine's processes poll for a second after their last message (vLLM's SpinCondition), on
 # cores that the engine measured next needs: wait until they sleep.
 SETTLE_SECONDS = 1.5
 
-Prompts = list[dict[str, list[int]]]
-Variant = Callable[[Prompts], Any]
+Seconds = dict[str, list[float]]  # by variant, one value per round
 
 
-class Engines:
-    """Plain vLLM and ours on the same checkpoint, alive together in their own processes."""
-
-    def __init__(self, model: Path, tasks: Path, batch: int) -> None:
-        from vllm import LLM
-        from vllm.config import PoolerConfig
-
-        common: dict[str, Any] = dict(
-            model=str(model),
-            max_model_len=MAX_MODEL_LEN,
-            max_num_seqs=batch,
-            enable_prefix_caching=True,
-        )
-        # Positions beyond the checkpoint's own cost the same and mean nothing here.
-        longer = {"max_position_embeddings": MAX_MODEL_LEN}
-        architecture = AutoConfig.from_pretrained(model).architectures[0]
-        self.plain = LLM(hf_overrides=longer, **common)
-        self.ours = LLM(
-            runner="pooling",
-            pooler_config=PoolerConfig(task="classify"),
-            hf_overrides={**longer, "architectures": [ADAPTED_ARCHITECTURES[architecture]]},
-            additional_config=TaskConfig(tasks),
-            **common,
-        )
-
-    def generate(self, prompts: Prompts) -> Any:
-        """Plain vLLM's way to score labels: one token, with the labels' log-probabilities."""
-        from vllm import SamplingParams
-
-        params = SamplingParams(max_tokens=1, logprob_token_ids=list(LABEL_TOKENS))
-        return self.plain.generate(prompts, params, use_tqdm=False)
-
-    def classify(self, digests: list[str]) -> Variant:
-        """Ours, with the prompts dealt to the tasks in turn."""
-        from vllm import PoolingParams
-
-        def run(prompts: Prompts) -> Any:
-            params = [
-                PoolingParams(
-                    task="classify",
-                    extra_kwargs=TaskRequest(
-                        digests[index % len(digests)], LABEL_TOKENS
-                    ).extra_kwargs(),
-                )
-                for index in range(len(prompts))
-            ]
-            return self.ours.encode(prompts, params, pooling_task="classify", use_tqdm=False)
-
-        return run
+def variants(engines: Engines, quick: bool) -> dict[str, tuple[Classify, int]]:
+    """By name: how a batch is classified, and how many demonstrations stand before each text."""
+    plain = engines.plain()
+    ours = engines.ours(QUICK_TASKS if quick else TASKS)
+    found = {
+        "zero_shot": (plain, 0),
+        **{f"ours_{count}": (classify, 0) for count, classify in ours.items()},
+    }
+    if quick:
+        return found
+    lora = engines.multi_lora(ADAPTERS)
+    return {
+        **found,
+        "fixed_head": (engines.fixed_head(), 0),
+        **{f"few_shot_{count}": (plain, count) for count in DEMONSTRATIONS},
+        **{f"lora_{count}": (classify, 0) for count, classify in lora.items()},
+    }
 
 
-def measure(engines: Engines, digests: list[str], batch: int, rounds: int) -> dict[str, Any]:
-    """Seconds per batch by prompt length and variant, one value per round."""
+def measure(named: dict[str, tuple[Classify, int]], batch: int, rounds: int) -> dict[str, Seconds]:
+    """Seconds per batch by prompt length and variant."""
     generator = np.random.default_rng(0)
 
-    def prompts(length: int, prefix: list[int]) -> Prompts:
-        texts = generator.integers(100, 5000, (batch, length)).tolist()
-        return [{"prompt_token_ids": prefix + text} for text in texts]
+    def tokens(*shape: int) -> Any:
+        return generator.integers(100, 5000, shape).tolist()
 
-    seconds: dict[str, dict[str, list[float]]] = {}
+    seconds: dict[str, Seconds] = {}
     for length in LENGTHS:
-        demonstrations = generator.integers(100, 5000, DEMONSTRATIONS * length).tolist()
-        variants: dict[str, tuple[Variant, list[int]]] = {
-            "zero_shot": (engines.generate, []),
-            **{f"ours_{n}": (engines.classify(digests[:n]), []) for n in TASK_COUNTS},
-            "few_shot": (engines.generate, demonstrations),
-        }
-        taken: dict[str, list[float]] = {name: [] for name in variants}
+        prefix = {name: tokens(shots * length) for name, (_, shots) in named.items()}
+        taken: Seconds = {name: [] for name in named}
         for _ in track(range(rounds + 1), f"prompts of {length} tokens"):
-            for name, (variant, prefix) in variants.items():
-                inputs = prompts(length, prefix)
+            for name, (classify, _) in named.items():
+                texts = tokens(batch, length)
+                prompts: Prompts = [{"prompt_token_ids": prefix[name] + text} for text in texts]
                 time.sleep(SETTLE_SECONDS)
                 start = time.perf_counter()
-                variant(inputs)
+                classify(prompts)
                 taken[name].append(time.perf_counter() - start)
         seconds[str(length)] = {name: values[1:] for name, values in taken.items()}  # 1st warms
     return seconds
 
 
-def ratio(seconds: dict[str, list[float]], ours: str, other: str) -> float:
-    """How many times `other`'s throughput `ours` has: median of same-round ratios."""
-    pairs = zip(seconds[other], seconds[ours], strict=True)
+def ratio(seconds: Seconds, one: str, other: str) -> float:
+    """How many times `other`'s throughput `one` has: median of same-round ratios."""
+    pairs = zip(seconds[other], seconds[one], strict=True)
     return round(median(theirs / mine for theirs, mine in pairs), 3)
 
 
-def headline(seconds: dict[str, dict[str, list[float]]]) -> dict[str, float]:
-    """The ratios that the project claims, by prompt length."""
+def headline(seconds: dict[str, Seconds]) -> dict[str, float]:
+    """The ratios that the project claims, by prompt length: most tasks against each rival."""
     claims = {}
     for length, taken in seconds.items():
-        claims[f"64_tasks_vs_zero_shot_{length}"] = ratio(taken, "ours_64", "zero_shot")
-        claims[f"64_tasks_vs_few_shot_{length}"] = ratio(taken, "ours_64", "few_shot")
-        claims[f"64_tasks_vs_1_task_{length}"] = ratio(taken, "ours_64", "ours_1")
+        most = max((name for name in taken if name.startswith("ours")), key=_count)
+        same = {"lora_64": "ours_64"}  # as many tasks as adapters
+        for name in taken:
+            if name.startswith(("zero", "fixed", "few")) or name in ("ours_1", "lora_64"):
+                ours = same.get(name, most)
+                claims[f"{ours}_vs_{name}_{length}"] = ratio(taken, ours, name)
     return claims
 
 
-def show(seconds: dict[str, dict[str, list[float]]], batch: int) -> None:
+def _count(variant: str) -> int:
+    return int(variant.rpartition("_")[2])
+
+
+def show(seconds: dict[str, Seconds], batch: int) -> None:
     """Median requests per second of every variant."""
     table = Table(title=f"requests/s, batches of {batch} (ratio to zero-shot)")
-    table.add_column("prompt tokens")
+    table.add_column("variant")
+    for length in seconds:
+        table.add_column(f"{length} tokens", justify="right")
     for name in next(iter(seconds.values())):
-        table.add_column(name, justify="right")
-    for length, taken in seconds.items():
         cells = [
-            f"{batch / median(values):,.0f} ({ratio(taken, name, 'zero_shot'):.2f})"
-            for name, values in taken.items()
+            f"{batch / median(taken[name]):,.0f} ({ratio(taken, name, 'zero_shot'):.2f})"
+            for taken in seconds.values()
         ]
-        table.add_row(length, *cells)
+        table.add_row(name, *cells)
     Console(width=120).print(table)
+
+
+def plot(seconds: dict[str, Seconds], batch: int, path: Path) -> None:
+    """Requests per second against the number of distinct tasks or adapters in a batch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(seconds), 3.4), layout="constrained")
+    for axes, (length, taken) in zip(
+        figure.subplots(1, len(seconds)), seconds.items(), strict=True
+    ):
+        for kind, label in (("ours", "tasks (ours)"), ("lora", "LoRA adapters")):
+            names = [name for name in taken if name.startswith(kind)]
+            rates = [batch / median(taken[name]) for name in names]
+            axes.plot([_count(name) for name in names], rates, marker="o", label=label)
+        for name, style in (("zero_shot", "--"), ("fixed_head", ":"), ("few_shot_12", "-.")):
+            if name in taken:
+                label = name.replace("_", " ")
+                axes.axhline(batch / median(taken[name]), ls=style, color="grey", label=label)
+        axes.set(
+            title=f"{length} tokens", xlabel="distinct in a batch", xscale="log", ylim=(0, None)
+        )
+    axes.legend(fontsize="small")
+    figure.axes[0].set_ylabel(f"requests/s, batches of {batch}")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, under 5 minutes")
-    parser.add_argument("--json", type=Path, help="write settings, seconds and headline here")
+    parser.add_argument("--model", type=Path, help="LLaMA checkpoint; random weights if absent")
+    parser.add_argument("--quick", action="store_true", help="few variants, under 5 minutes")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--json", type=Path, help="write settings, seconds, headline, a plot here")
     args = parser.parse_args()
     batch, rounds = (64, 3) if args.quick else (256, 7)
+    rounds = args.rounds or rounds
     with tempfile.TemporaryDirectory() as folder:
-        tasks = Path(folder)
-        digests = [
-            random_task(args.model, tasks / f"task{seed}", seed).digest
-            for seed in range(max(TASK_COUNTS))
-        ]
-        seconds = measure(Engines(args.model, tasks, batch), digests, batch, rounds)
+        scratch = Path(folder)
+        model = args.model or random_model(scratch / "model")
+        adapters = 0 if args.quick else max(ADAPTERS)
+        engines = Engines(model, scratch, batch, max(TASKS), adapters)
+        seconds = measure(variants(engines, args.quick), batch, rounds)
     show(seconds, batch)
     claims = headline(seconds)
     if args.json:
         setting = {
-            "model": args.model.name,
+            "model": args.model.name if args.model else SHAPE,
             "batch": batch,
             "rounds": rounds,
             "cores": os.cpu_count(),
@@ -184,6 +167,7 @@ def main() -> None:
         }
         result = {"headline": claims, "setting": setting, "seconds": seconds}
         args.json.write_text(json.dumps(result, indent=2) + "\n")
+        plot(seconds, batch, args.json.with_suffix(".png"))
     print("headline: " + ", ".join(f"{name} {value}" for name, value in claims.items()))
 
 
