@@ -7,6 +7,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from api import admin
+from api.admin_key import AdminKey
 from api.classify import Classifier
 from api.engine import VllmEngine
 from api.live import follow
@@ -14,19 +16,23 @@ from api.prompts import PromptEncoder
 from api.routes import router
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.store import TaskStore
 
 logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
 
 
 class ClassifyEndpoints:
-    """Adds `/v1/classify` and `/v1/tasks`, and follows the artifact folder."""
+    """Adds `/v1/classify` and `/v1/tasks`, to be changed with a key, and follows the folder."""
 
     name = "ifedicl-api"
     required_tasks = ("classify",)
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes; vLLM lets them replace its own `/classify`."""
+        key = AdminKey.configured()
+        app.state.ifedicl_admin_key = key
         app.include_router(router)
+        app.include_router(admin.closed_router if key is None else admin.router)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Validate every artifact; bad ones are listed with their reason and stop nothing."""
@@ -39,6 +45,11 @@ class ClassifyEndpoints:
             logger.warning("Refused artifact: %s", reason)
         logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
         state.ifedicl_registry = registry
+        state.ifedicl_store = TaskStore(
+            registry,
+            model_config.get_total_num_hidden_layers(),
+            model_config.get_hidden_size(),
+        )
         state.ifedicl_follower = asyncio.create_task(follow(registry))  # a task must be held
         state.ifedicl_classifier = Classifier(
             VllmEngine(engine_client), PromptEncoder(tokenizer, model_config.max_model_len)

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from api.admin_key import ADMIN_KEY_VARIABLE, configure, with_admin_key
 from ifedicl_serve.errors import IFedICLError, ModelError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     try:
         architecture = _adapted_architecture(ours.model)
         tasks = TaskConfig(_existing_folder(ours.tasks), _slots(ours.max_resident_tasks))
+        configure(ours.admin_key)
     except IFedICLError as error:
         print(f"ifedicl serve: {error}", file=sys.stderr)
         return 1
@@ -68,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         "--max-resident-tasks",
         type=int,
         help="tasks held in the engine's memory at once (default: --max-num-seqs)",
+    )
+    parser.add_argument(
+        "--admin-key",
+        help="let who sends this key upload and delete tasks over HTTP (default: nobody; better "
+        f"set {ADMIN_KEY_VARIABLE}, as a command line is visible to others)",
     )
     return parser
 
@@ -118,6 +125,15 @@ def _refuse_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--{flag.replace('_', '-')} is set by ifedicl serve; leave it out")
 
 
+def _api_keys(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str] | None:
+    """--api-key (or VLLM_API_KEY, as vLLM reads it) with the admin key, which opens /v1 too."""
+    keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
+    try:
+        return with_admin_key([key for key in keys if key]) or args.api_key
+    except IFedICLError as error:
+        parser.error(str(error))
+
+
 def _run_vllm(argv: list[str], architecture: str, tasks: TaskConfig) -> None:
     """What vLLM's `vllm serve` does, with the engine configured for tasks."""
     from vllm.config import PoolerConfig
@@ -132,6 +148,7 @@ def _run_vllm(argv: list[str], architecture: str, tasks: TaskConfig) -> None:
     command.subparser_init(parser.add_subparsers(dest="subparser"))
     args: Any = parser.parse_args(argv)
     _refuse_flags(parser, args)
+    args.api_key = _api_keys(parser, args)
     args.runner = "pooling"
     args.pooler_config = PoolerConfig(task="classify")
     args.hf_overrides = {**(args.hf_overrides or {}), "architectures": [architecture]}
