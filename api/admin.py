@@ -29,7 +29,7 @@ from api.admin_key import ADMIN_KEY_VARIABLE, require_admin_key
 from api.errors import TaskRoute
 from api.routes import task_card
 from api.schema import ErrorResponse, ReloadReport, TaskCard
-from api.upload import FORM, read_upload
+from api.upload import REQUEST_BODY, read_upload
 from ifedicl_serve.artifact import TaskName
 from ifedicl_serve.store import TaskStore
 
@@ -61,7 +61,7 @@ closed_router = APIRouter(route_class=TaskRoute, include_in_schema=False)
 @router.put(
     "/v1/tasks/{name}",
     responses={201: {"model": TaskCard}, **errors(400, 413, 415, 422, 507)},
-    openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": FORM}}}},
+    openapi_extra={"requestBody": REQUEST_BODY},
 )
 async def put_task(name: TaskName, request: Request, store: Store, response: Response) -> TaskCard:
     """Upload a task: 201 if it is new, 200 if it replaced one. It serves when this answers."""

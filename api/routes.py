@@ -75,7 +75,7 @@ async def list_tasks(registry: Registry) -> TaskList:
     return TaskList(data=[*ready, *refused])
 
 
-@router.get("/v1/tasks/{name}", responses={404: {"model": ErrorResponse}})
+@router.get("/v1/tasks/{name}", responses={s: ERRORS[s] for s in (404, 422)})
 async def get_task(name: str, registry: Registry) -> TaskCard:
     """One task's labels, template and provenance."""
     return task_card(registry.get(name))

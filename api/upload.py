@@ -16,14 +16,14 @@ from starlette.requests import ClientDisconnect
 from ifedicl_serve.artifact import MAX_TASK_FILE_BYTES, TASK_FILE, VECTORS_FILE
 
 FRAMING_BYTES = 16 << 10  # boundaries and headers of two parts
+FILES = [TASK_FILE, VECTORS_FILE]
 FORM = {
     "type": "object",
-    "required": [TASK_FILE, VECTORS_FILE],
-    "properties": {
-        TASK_FILE: {"type": "string", "format": "binary"},
-        VECTORS_FILE: {"type": "string", "format": "binary"},
-    },
+    "required": FILES,
+    "properties": {name: {"type": "string", "format": "binary"} for name in FILES},
 }
+# For OpenAPI: FastAPI, were it to know the form, would read it whole before any limit.
+REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}
 EXPECTED = (
     "send the two files of an artifact as multipart/form-data: "
     f"curl -X PUT -F {TASK_FILE}=@{TASK_FILE} -F {VECTORS_FILE}=@{VECTORS_FILE}"
