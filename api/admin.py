@@ -4,16 +4,24 @@ They exist only on a server that was started with an admin key, and their answer
 this API process serves what they say. Others of the same server follow the folder and do so
 within a second, workers when a request needs it.
 
-Who holds the key can: replace any task by another answer to the same texts; remove tasks; fill
-the disk with valid tasks; and read what `GET /v1/tasks` shows anyhow.
-Not with it: write outside the tasks directory, or anything but a `task.json` and a
-`vectors.safetensors` that passed every check of a served artifact; choose a path (a name is
-letters, digits, '.', '_' and '-', starts with no dot, and names the sub-folder; what files are
-called in the form is ignored); run code (JSON and safetensors alone are parsed, nothing is
-unpickled, a template has one placeholder and no logic); have more than the two files' worth read
-(counted while reading, one body per connection); overwrite what is no task; or read another
-caller's texts. A web page cannot make a browser send the key: it is in no cookie.
-Not defended: attempts at the key are not slowed down, so make it long; a holder may send slowly.
+Who holds the key can
+- replace any task, so decide what callers are answered; remove tasks;
+- fill the disk with valid tasks, and keep a core busy for seconds per upload (a thousand labels
+  behind a template of 20,000 characters are checked by every API process);
+- classify, where --api-key is on: the key is then an API key too.
+It cannot
+- write outside the tasks directory, or choose a path there: a name is letters, digits, '.', '_'
+  and '-', starts with a letter or digit, and is all that reaches a path; what files are called in
+  the form is ignored;
+- put there anything but a `task.json` and a `vectors.safetensors` that passed every check of a
+  served artifact, or overwrite what is no task;
+- have more read than two such files (claimed and counted bytes), or leave half of it behind;
+- run code: JSON and safetensors alone are parsed, nothing is unpickled, and a template is text
+  with one placeholder;
+- read callers' texts, or files of this machine.
+A stranger is refused before the name and the body are looked at. A web page cannot make a browser
+send the key: it is in no cookie. Attempts at the key are not slowed down, so make it long; who
+holds it may send slowly. Without TLS the key is readable on the way, as vLLM's keys are.
 """
 
 import asyncio

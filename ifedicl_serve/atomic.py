@@ -2,7 +2,8 @@
 
 What is being written or removed lies beside its destination under a hidden name, so on the same
 filesystem, where a rename is all that anybody sees. Several processes may change one folder at
-once: one of them wins, whole.
+once: one of them wins, whole. A process killed meanwhile leaves its hidden folder behind, which
+nobody reads; killed between the two renames of a replacement, the old folder is in there.
 """
 
 import os

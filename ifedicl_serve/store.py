@@ -72,7 +72,8 @@ class TaskStore:
     def delete(self, name: TaskName) -> None:
         """Remove task `name`, or the refused artifact in the sub-folder `name`.
 
-        Requests that run finish: workers keep what they have loaded until the slot is needed.
+        Requests that run finish: workers keep what they have loaded until another task needs the
+        slot. One that was accepted and whose task no worker had loaded yet is answered 503.
         Raises TaskNotFoundError, and FolderError if it cannot be removed.
         """
         with _explained():
