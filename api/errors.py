@@ -12,16 +12,21 @@ from starlette.exceptions import HTTPException
 
 from api.schema import ErrorInfo, ErrorResponse
 from ifedicl_serve.errors import (
+    FolderError,
+    FolderFullError,
     IFedICLError,
     InputError,
     TaskNotFoundError,
     TaskUnavailableError,
 )
 
+# The first that fits.
 STATUS_OF: dict[type[IFedICLError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
     InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     TaskUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    FolderFullError: HTTPStatus.INSUFFICIENT_STORAGE,
+    FolderError: HTTPStatus.CONFLICT,
 }
 MAX_PROBLEMS = 5
 
@@ -41,8 +46,10 @@ class TaskRoute(APIRoute):
                 return await handler(request)
             except RequestValidationError as error:
                 return _invalid_request(error)
-            except HTTPException as error:  # FastAPI's, for a body it cannot decode
-                return error_response(HTTPStatus(error.status_code), str(error.detail))
+            except HTTPException as error:  # of an admin route, or a body FastAPI cannot decode
+                response = error_response(HTTPStatus(error.status_code), str(error.detail))
+                response.headers.update(error.headers or {})
+                return response
             except IFedICLError as error:
                 return await on_error(request, error)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from api import admin
+from api.admin_key import AdminKey
 from api.classify import Classifier
 from api.engine import GenerationEngine, LabelEngine, PoolingEngine
 from api.errors import on_error
@@ -17,6 +19,7 @@ from api.routes import router
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.store import TaskStore
 
 logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
 
@@ -29,7 +32,10 @@ class ClassifyEndpoints:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes; vLLM lets them replace its own `/classify`."""
+        key = AdminKey.configured()
+        app.state.ifedicl_admin_key = key
         app.include_router(router)
+        app.include_router(admin.closed_router if key is None else admin.router)
         app.add_exception_handler(IFedICLError, on_error)  # raised on vLLM's own routes
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
@@ -43,6 +49,11 @@ class ClassifyEndpoints:
             logger.warning("Refused artifact: %s", reason)
         logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
         state.ifedicl_registry = registry
+        state.ifedicl_store = TaskStore(
+            registry,
+            model_config.get_total_num_hidden_layers(),
+            model_config.get_hidden_size(),
+        )
         state.ifedicl_follower = asyncio.create_task(follow(registry))  # a task must be held
         state.openai_serving_models = ListedModels(state.openai_serving_models, registry)
         engine: LabelEngine = PoolingEngine(engine_client)

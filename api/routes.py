@@ -70,15 +70,15 @@ async def classify(
 @router.get("/v1/tasks")
 async def list_tasks(registry: Registry) -> TaskList:
     """Every artifact in the tasks directory: those that serve, and why others do not."""
-    ready = [_card(task) for task in registry.tasks.values()]
+    ready = [task_card(task) for task in registry.tasks.values()]
     refused = [RefusedTask(id=name, reason=why) for name, why in registry.refused.items()]
     return TaskList(data=[*ready, *refused])
 
 
-@router.get("/v1/tasks/{name}", responses={404: {"model": ErrorResponse}})
+@router.get("/v1/tasks/{name}", responses={s: ERRORS[s] for s in (404, 422)})
 async def get_task(name: str, registry: Registry) -> TaskCard:
     """One task's labels, template and provenance."""
-    return _card(registry.get(name))
+    return task_card(registry.get(name))
 
 
 def _result(index: int, task: Task, scored: Scored, top_k: int | None) -> Classification:
@@ -107,7 +107,8 @@ def _usage(scored: list[Scored]) -> Usage:
     )
 
 
-def _card(task: ListedTask) -> TaskCard:
+def task_card(task: ListedTask) -> TaskCard:
+    """What a caller may know about a task."""
     spec = task.spec
     return TaskCard(
         id=spec.name,

@@ -123,6 +123,13 @@ class TaskList(BaseModel):
     data: list[TaskCard | RefusedTask]
 
 
+class ReloadReport(BaseModel):
+    """What became of each sub-folder that had changed since this process last looked."""
+
+    object: Literal["reload"] = "reload"
+    changed: dict[str, str]
+
+
 class ErrorInfo(BaseModel):
     """The error object of OpenAI and vLLM."""
 

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from api.admin_key import ADMIN_KEY_VARIABLE, configure, with_admin_key
 from ifedicl_serve.errors import IFedICLError, ModelError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     try:
         architecture = _adapted_architecture(ours.model)
         tasks = TaskConfig(_existing_folder(ours.tasks), ours.max_resident_tasks)
+        configure(ours.admin_key)
     except IFedICLError as error:
         print(f"ifedicl serve: {error}", file=sys.stderr)
         return 1
@@ -75,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         default="pooling",
         help="pooling: classify, fastest. generate: /v1/completions and /v1/chat/completions too, "
         "with a task's name as the model (default: pooling)",
+    )
+    parser.add_argument(
+        "--admin-key",
+        help="let who sends this key upload and delete tasks over HTTP (default: nobody; better "
+        f"set {ADMIN_KEY_VARIABLE}, as a command line is visible to others)",
     )
     return parser
 
@@ -121,6 +128,15 @@ def _refuse_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(f"--{flag.replace('_', '-')} is set by ifedicl serve; leave it out")
 
 
+def _api_keys(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str] | None:
+    """--api-key (or VLLM_API_KEY, as vLLM reads it) with the admin key, which opens /v1 too."""
+    keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
+    try:
+        return with_admin_key([key for key in keys if key]) or args.api_key
+    except IFedICLError as error:
+        parser.error(str(error))
+
+
 def _run_vllm(argv: list[str], runner: str, architecture: str, tasks: TaskConfig) -> None:
     """What vLLM's `vllm serve` does, with the engine configured for tasks."""
     from vllm.config import PoolerConfig
@@ -135,6 +151,7 @@ def _run_vllm(argv: list[str], runner: str, architecture: str, tasks: TaskConfig
     command.subparser_init(parser.add_subparsers(dest="subparser"))
     args: Any = parser.parse_args(argv)
     _refuse_flags(parser, args)
+    args.api_key = _api_keys(parser, args)
     args.runner = runner
     if runner == "pooling":
         args.pooler_config = PoolerConfig(task="classify")

@@ -8,8 +8,6 @@ artifact that fails any check is refused with ArtifactError.
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +19,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from ifedicl_serve.atomic import write_folder
 from ifedicl_serve.errors import ArtifactError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import BETA, LAMBDA, SITES, Site, adapted_mask
@@ -113,8 +112,7 @@ def save_artifact(
 ) -> Artifact:
     """Validate and write a task to `folder`, replacing what is there, and return it as loaded.
 
-    The folder is written beside its destination, synced and renamed, so a reader never sees
-    half of it. Raises ArtifactError if `folder` holds anything but a task.
+    A reader never sees half of it. Raises ArtifactError if `folder` holds anything but a task.
     """
     refuse_occupied(folder)
     vectors = save_safetensors(
@@ -126,17 +124,8 @@ def save_artifact(
     spec = spec.model_copy(update={"vectors_sha256": hashlib.sha256(vectors).hexdigest()})
     text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        staged = Path(temporary) / "new"
-        staged.mkdir(mode=0o755)
-        _write_synced(staged / TASK_FILE, (text + "\n").encode())
-        _write_synced(staged / VECTORS_FILE, vectors)
-        artifact = load_artifact(staged)
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        staged.rename(folder)
-        _sync_directory(folder.parent)
-    return artifact
+    files = {TASK_FILE: (text + "\n").encode(), VECTORS_FILE: vectors}
+    return write_folder(folder, files, load_artifact)
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -208,6 +197,20 @@ def refuse_other_model(folder: Path, spec: TaskSpec, model: ModelIdentity | None
         )
 
 
+def max_vectors_bytes(num_layers: int, hidden_size: int) -> int:
+    """More than `vectors.safetensors` of such a model ever has."""
+    shapes = _tensor_shapes(num_layers, hidden_size).values()
+    header = 1 << 16  # of safetensors: far below 64 KiB for two tensors
+    return 4 * sum(torch.Size(shape).numel() for shape in shapes) + header
+
+
+def _tensor_shapes(num_layers: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "context_vector": (num_layers, len(SITES), hidden_size),
+        "coefficients": (num_layers, len(SITES), 2),
+    }
+
+
 def _schema_version(path: Path, raw: bytes) -> Any:
     try:
         return json.loads(raw).get("schema_version")
@@ -216,14 +219,10 @@ def _schema_version(path: Path, raw: bytes) -> Any:
 
 
 def _read_tensors(path: Path, spec: TaskSpec) -> dict[str, Tensor]:
-    shapes = {
-        "context_vector": (spec.num_layers, len(SITES), spec.hidden_size),
-        "coefficients": (spec.num_layers, len(SITES), 2),
-    }
-    size = 4 * sum(torch.Size(shape).numel() for shape in shapes.values())
+    shapes = _tensor_shapes(spec.num_layers, spec.hidden_size)
     try:
         with path.open("rb") as file:
-            raw = file.read(size + (1 << 16))  # the safetensors header is far below 64 KiB
+            raw = file.read(max_vectors_bytes(spec.num_layers, spec.hidden_size))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read: {error.strerror}") from error
     if hashlib.sha256(raw).hexdigest() != spec.vectors_sha256:
@@ -258,18 +257,3 @@ def _refuse_touched_layers(folder: Path, artifact: Artifact) -> None:
             f"{folder}: coefficients outside layers {spec.layers} and sites {spec.sites} are not "
             "the identity (lambda 0, beta 1)"
         )
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,8 +6,11 @@
     ├── DataError            labelled examples that cannot be read or used
     ├── ModelError           a checkpoint without the two injection sites
     ├── TaskNotFoundError    a task name (or digest) nobody loaded
-    ├── InputError           a request whose text cannot be classified
-    │   └── TextTooLongError
+    ├── InputError           a request that cannot be served as it was sent
+    │   ├── TextTooLongError
+    │   └── UploadError      an uploaded artifact that could not serve here
+    ├── FolderError          the tasks directory cannot be changed, or not as asked
+    │   └── FolderFullError
     ├── TaskUnavailableError the engine could not load a task it was asked for
     └── FederationError      a message of a federation that is not what it must be
         └── QuorumError      too few clients answered
@@ -42,11 +45,23 @@ class TaskNotFoundError(IFedICLError):
 
 
 class InputError(IFedICLError):
-    """A text that cannot be classified as sent."""
+    """A request that cannot be served as sent."""
 
 
 class TextTooLongError(InputError):
     """The rendered prompt does not fit the model's context."""
+
+
+class UploadError(InputError):
+    """An uploaded artifact that could not serve here; nothing has changed."""
+
+
+class FolderError(IFedICLError):
+    """The tasks directory is read-only or unreadable, or holds something else in that place."""
+
+
+class FolderFullError(FolderError):
+    """There is no space for another task; nothing was written."""
 
 
 class TaskUnavailableError(IFedICLError):

@@ -10,9 +10,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from ifedicl_serve.artifact import TaskSpec, load_artifact, read_spec, refuse_other_model
+from ifedicl_serve.artifact import (
+    Artifact,
+    TaskSpec,
+    load_artifact,
+    read_spec,
+    refuse_other_model,
+)
 from ifedicl_serve.errors import IFedICLError, TaskNotFoundError, TaskUnavailableError
 from ifedicl_serve.folder import Stamp, artifact_folders, folder_stamp
 from ifedicl_serve.identity import ModelIdentity
@@ -71,7 +78,7 @@ class _Entry:
 class TaskRegistry:
     """All artifacts of a folder, validated for one base model and its tokenizer.
 
-    `refresh` may run in one other thread: it replaces what the readers see in one step.
+    `refresh` may run in other threads: it replaces what the readers see in one step.
     """
 
     def __init__(self, folder: Path, model: ModelIdentity, tokenizer: Any) -> None:
@@ -80,6 +87,7 @@ class TaskRegistry:
         self.tokenizer = tokenizer
         self._entries: dict[str, _Entry] = {}  # by sub-folder, in name order
         self._serving: dict[str, _Entry] = {}  # by task name
+        self._refreshing = Lock()  # two at once would each publish without the other's news
         self.refresh()
 
     @property
@@ -109,6 +117,21 @@ class TaskRegistry:
         Returns what became of each sub-folder that changed, for a log. Raises ArtifactError if
         the folder cannot be read; what was served still is then.
         """
+        with self._refreshing:
+            return self._refresh(names)
+
+    def check(self, folder: Path, digest: str | None = None) -> tuple[Artifact, LabelTrie]:
+        """All that an artifact needs to serve here. Raises ArtifactError or PromptError."""
+        artifact = load_artifact(folder, self.model, digest)
+        spec = artifact.spec
+        return artifact, label_trie(self.tokenizer, spec.prompt, spec.verbalizations)
+
+    def folders_of(self, name: str) -> list[Path]:
+        """Sub-folders that hold a task of that name; the first is the one that serves."""
+        states = [entry.state for entry in self._entries.values()]
+        return [s.folder for s in states if isinstance(s, ListedTask) and s.name == name]
+
+    def _refresh(self, names: Iterable[str] | None) -> dict[str, str]:
         if names is None:
             names = {*self._entries, *artifact_folders(self.folder)}
         entries = dict(self._entries)
@@ -178,11 +201,9 @@ class TaskRegistry:
         listed = entry.state
         if isinstance(listed, Task | str):
             return
-        spec = listed.spec
         try:
-            load_artifact(listed.folder, self.model, listed.digest)
-            trie = label_trie(self.tokenizer, spec.prompt, spec.verbalizations)
-            entry.state = Task(spec, listed.digest, listed.generation, listed.folder, trie)
+            _, trie = self.check(listed.folder, listed.digest)
+            entry.state = Task(listed.spec, listed.digest, listed.generation, listed.folder, trie)
         except IFedICLError as error:
             entry.state = self._reason(error)
 

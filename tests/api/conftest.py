@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -11,13 +12,14 @@ from fastapi import FastAPI
 from transformers import AutoTokenizer
 
 from api.classify import Classifier
+from api.plugin import ClassifyEndpoints
 from api.prompts import PromptEncoder
-from api.routes import router
 from ifedicl_serve.artifact import VECTORS_FILE
 from ifedicl_serve.prompt import PromptTemplate
 from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.store import TaskStore
 from tests.api.fake_engine import FakeEngine
-from tests.contract.factory import MODEL, make_artifact
+from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
 
 TINY_QWEN2 = Path(__file__).resolve().parents[2] / "examples" / "tiny_qwen2"
 MAX_MODEL_LEN = 48
@@ -55,17 +57,29 @@ def engine():
     return FakeEngine()
 
 
-@pytest.fixture(scope="module")
-def app(registry, tokenizer, engine):
+def application(registry, tokenizer, engine):
+    """The routes, as the environment's admin key decides, and what they work on."""
     app = FastAPI()
-    app.include_router(router)
+    ClassifyEndpoints().attach_router(app)
     app.state.ifedicl_registry = registry
+    app.state.ifedicl_store = TaskStore(registry, LAYERS, HIDDEN)
     app.state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))
     return app
 
 
 @pytest.fixture(scope="module")
+def app(registry, tokenizer, engine):
+    return application(registry, tokenizer, engine)
+
+
+@pytest.fixture(scope="module")
 def client(app):
+    with running(app) as client:
+        yield client
+
+
+@contextmanager
+def running(app):
     """Talks to uvicorn over a socket that listens before the server runs, so nobody waits."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -6,16 +6,12 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 import api.live
-from api.classify import Classifier
 from api.live import follow
-from api.prompts import PromptEncoder
-from api.routes import router
 from ifedicl_serve.artifact import VECTORS_FILE
 from ifedicl_serve.registry import TaskRegistry
-from tests.api.conftest import MAX_MODEL_LEN
+from tests.api.conftest import application
 from tests.api.fake_engine import FakeEngine
 from tests.contract.factory import MODEL, make_artifact
 
@@ -44,10 +40,7 @@ class SlowEngine(FakeEngine):
 @asynccontextmanager
 async def serving(registry, tokenizer, engine):
     """A client of the routes, while the registry follows its folder."""
-    app = FastAPI()
-    app.include_router(router)
-    app.state.ifedicl_registry = registry
-    app.state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))
+    app = application(registry, tokenizer, engine)
     follower = asyncio.create_task(follow(registry))
     transport = httpx.ASGITransport(app)
     try:

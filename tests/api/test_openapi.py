@@ -1,34 +1,69 @@
 """The served OpenAPI document is the committed one: a change of the contract shows in review.
 
 python -m tests.api.test_openapi        writes openapi.json anew
+
+The committed one is that of a server with an admin key. Without, a server documents what it has.
 """
 
 import json
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 from fastapi import FastAPI
 
-from api.routes import router
+from api.admin_key import ADMIN_KEY_VARIABLE
+from api.plugin import ClassifyEndpoints
 
 COMMITTED = Path(__file__).parent / "openapi.json"
 
 
-def test_the_served_document_is_the_committed_one(client):
-    served = client.get("/openapi.json").json()
-    assert served == json.loads(COMMITTED.read_text()), (
+def document():
+    """Of a server with an admin key."""
+    app = FastAPI()
+    with patch.dict(os.environ, {ADMIN_KEY_VARIABLE: "any"}):
+        ClassifyEndpoints().attach_router(app)
+    return app.openapi()
+
+
+def operations(document):
+    return {
+        (path, method): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def test_the_served_document_is_the_committed_one():
+    assert json.loads(json.dumps(document())) == json.loads(COMMITTED.read_text()), (
         "the HTTP contract changed; if that is meant, run `python -m tests.api.test_openapi` and "
         "commit tests/api/openapi.json"
     )
 
 
-def test_every_error_is_documented_in_its_own_shape(client):
-    operation = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
-    shapes = {
-        status: response["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-        for status, response in operation["responses"].items()
+def test_without_an_admin_key_only_what_changes_nothing_is_documented(client):
+    committed = operations(json.loads(COMMITTED.read_text()))
+    assert operations(client.get("/openapi.json").json()) == {
+        key: operation for key, operation in committed.items() if operation["tags"] == ["tasks"]
     }
-    errors = dict.fromkeys(("400", "404", "422", "503"), "ErrorResponse")
-    assert shapes == {"200": "ClassifyResponse"} | errors
+
+
+def test_admin_operations_are_documented_with_their_key():
+    admin = [o for o in operations(document()).values() if o["tags"] == ["admin"]]
+    assert [operation["security"] for operation in admin] == [[{"HTTPBearer": []}]] * 3
+
+
+def test_every_error_is_documented_in_its_own_shape():
+    for operation in operations(document()).values():
+        for status, response in operation["responses"].items():
+            if status >= "4":
+                schema = response["content"]["application/json"]["schema"]
+                assert schema["$ref"].endswith("/ErrorResponse")
+
+
+def test_the_errors_of_classify_are_documented(client):
+    responses = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]["responses"]
+    assert sorted(responses) == ["200", "400", "404", "422", "503"]
 
 
 def test_the_path_of_vllm_is_not_documented_twice(client):
@@ -37,7 +72,5 @@ def test_the_path_of_vllm_is_not_documented_twice(client):
 
 
 if __name__ == "__main__":
-    app = FastAPI()
-    app.include_router(router)
-    COMMITTED.write_text(json.dumps(app.openapi(), indent=2) + "\n")
+    COMMITTED.write_text(json.dumps(document(), indent=2) + "\n")
     print(f"wrote {COMMITTED}")

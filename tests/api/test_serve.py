@@ -6,6 +6,8 @@ from importlib.metadata import entry_points
 import pytest
 
 from api import serve
+from api.admin_key import ADMIN_KEY_VARIABLE, with_admin_key
+from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from tests.api.conftest import TINY_QWEN2
@@ -19,6 +21,7 @@ def started(monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # so that what main sets is undone
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, "")
     return calls
 
 
@@ -146,3 +149,60 @@ def test_plugins_that_load_without_the_variable_still_load(tmp_path, started, mo
 def test_plugins_are_left_alone_if_nothing_starts(tmp_path, started):
     run("--model", TINY_QWEN2, "--tasks", tmp_path / "none")
     assert os.environ["VLLM_PLUGINS"] == ""
+
+
+# -- the admin key
+
+
+@pytest.mark.parametrize(
+    ("variable", "flags", "key"),
+    [
+        ("", (), ""),
+        ("secret", (), "secret"),
+        ("", ("--admin-key", "secret"), "secret"),
+        ("", ("--admin-key=-secret",), "-secret"),
+        ("other", ("--admin-key", "secret"), "secret"),
+    ],
+)
+def test_the_admin_key_reaches_every_process_by_its_variable_and_never_vllm(
+    tmp_path, started, monkeypatch, variable, flags, key
+):
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, variable)
+    assert run("--model", TINY_QWEN2, "--tasks", tmp_path, *flags) == 0
+    assert os.environ[ADMIN_KEY_VARIABLE] == key
+    assert started[0][0] == ["serve", str(TINY_QWEN2)]
+
+
+UNSENDABLE = [" ", "two words", "line\n", "schl\xfcssel"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable"),
+    [(("--admin-key", key), "") for key in ["", *UNSENDABLE]] + [((), key) for key in UNSENDABLE],
+)
+def test_a_key_that_no_request_could_send_ends_with_status_1(
+    tmp_path, started, monkeypatch, capsys, flags, variable
+):
+    """An empty variable is no key, as with VLLM_API_KEY; an empty flag is a mistake."""
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, variable)
+    assert run("--model", TINY_QWEN2, "--tasks", tmp_path, *flags) == 1
+    assert capsys.readouterr().err == (
+        f"ifedicl serve: {flags[0] if flags else ADMIN_KEY_VARIABLE} is empty or holds more than "
+        "printable ASCII without spaces, which a header cannot carry; make one with "
+        "`openssl rand -hex 32`, or leave it out\n"
+    )
+    assert started == []
+
+
+def test_the_admin_key_joins_api_keys_only_if_there_are_any(monkeypatch):
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, "admin")
+    assert with_admin_key([]) == []
+    assert with_admin_key(["one", "two"]) == ["one", "two", "admin"]
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, "")
+    assert with_admin_key(["one"]) == ["one"]
+
+
+def test_an_api_key_is_never_the_admin_key(monkeypatch):
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, "one")
+    with pytest.raises(IFedICLError, match="the admin key is also an API key"):
+        with_admin_key(["one", "two"])

@@ -15,6 +15,7 @@ from tests.processes import ifedicl_serve
 TEXT = "my card has not arrived"
 LIMIT_S = 60
 CLIENTS, REPLACEMENTS = 4, 12
+ADMIN = {"Authorization": "Bearer of-the-operator"}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(models, folder, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "server.log"
-    flags = ("--enforce-eager", "--api-server-count", "2")
+    flags = ("--enforce-eager", "--api-server-count", "2", "--admin-key", "of-the-operator")
     with ifedicl_serve(models["llama"], folder, log, *flags) as url:
         yield url
 
@@ -62,6 +63,33 @@ def test_every_process_follows_the_folder(url, models, folder):
     until_all(url, "task", serves(second))
     shutil.rmtree(folder / "task")
     until_all(url, "task", lambda answer: answer.status_code == 404)
+
+
+def test_a_task_is_uploaded_replaced_and_deleted_over_http(url, models, folder, tmp_path):
+    """One connection is one process, which serves what it answered; the other one follows."""
+    made = tmp_path / "sent"
+
+    def upload(seed: int) -> tuple[int, str]:
+        digest = random_task(models["llama"], made, seed=seed).digest
+        files = {path.name: path.read_bytes() for path in made.iterdir()}
+        response = client.put("/v1/tasks/sent", files=files)
+        assert response.json()["digest"] == digest
+        return response.status_code, digest
+
+    def served() -> httpx.Response:
+        return client.post("/v1/classify", json={"task": "sent", "input": TEXT})
+
+    with httpx.Client(base_url=url, headers=ADMIN, timeout=60) as client:
+        for seed, status in ((6, 201), (7, 200)):
+            answered, digest = upload(seed)
+            assert answered == status
+            assert serves(digest)(served())
+            until_all(url, "sent", serves(digest))
+        assert client.delete("/v1/tasks/sent").status_code == 204
+        assert served().status_code == 404
+        until_all(url, "sent", lambda answer: answer.status_code == 404)
+        assert client.delete("/v1/tasks/sent").status_code == 404
+    assert not (folder / "sent").exists()
 
 
 def test_no_request_mixes_two_versions_while_a_task_is_replaced(url, models, folder):

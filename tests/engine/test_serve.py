@@ -14,6 +14,7 @@ from ifedicl_serve.injection import adapted_mask
 from ifedicl_serve.prompt import label_trie
 from tests.processes import ifedicl_serve
 
+ADMIN_KEY = "of-the-operator"
 LABELS = ("card", "card payment", "cash", "exchange rate")
 TEXTS = [f"question number {number} about my card and {number * 7} euros" for number in range(40)]
 
@@ -39,10 +40,15 @@ def tasks(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(model, tasks, tmp_path_factory):
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("log") / "server.log"
+
+
+@pytest.fixture(scope="module")
+def server(model, tasks, log):
     """The server's base URL, once it is healthy."""
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    with ifedicl_serve(model, tasks[0], log, "--api-key", "secret") as url:
+    keys = ("--api-key", "secret", "--admin-key", ADMIN_KEY)
+    with ifedicl_serve(model, tasks[0], log, *keys) as url:
         yield url
 
 
@@ -132,3 +138,24 @@ def test_vllms_own_classify_route_is_closed_because_the_api_key_does_not_guard_i
     response = httpx.post(f"{server}/classify", json={"model": "alpha", "input": "my card"})
     assert response.status_code == 404
     assert "/v1/classify" in response.json()["error"]["message"]
+
+
+def test_the_admin_key_opens_every_route_and_an_api_key_only_those_that_change_nothing(server):
+    def statuses(key: str) -> list[int]:
+        headers = {"Authorization": f"Bearer {key}"}
+        with httpx.Client(base_url=server, headers=headers) as client:
+            responses = [
+                client.get("/v1/tasks"),
+                client.post("/v1/tasks/reload"),
+                client.put("/v1/tasks/alpha", content=b"x"),
+                client.delete("/v1/tasks/nobody"),
+            ]
+        return [response.status_code for response in responses]
+
+    assert statuses(ADMIN_KEY) == [200, 200, 415, 404]
+    assert statuses("secret") == [200, 403, 403, 403]
+    assert statuses("neither") == [401] * 4
+
+
+def test_the_admin_key_is_in_no_log(server, log):
+    assert ADMIN_KEY not in log.read_text()

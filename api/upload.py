@@ -1,0 +1,88 @@
+"""An uploaded artifact as multipart/form-data, read within limits. Knows no tasks and no folder.
+
+The two files are kept in memory, as they are small (a few MiB for the largest models): nothing
+an upload sends is on disk before it is checked, and no name it sends reaches a path.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from ifedicl_serve.artifact import MAX_TASK_FILE_BYTES, TASK_FILE, VECTORS_FILE
+
+FRAMING_BYTES = 16 << 10  # boundaries and headers of two parts
+FILES = [TASK_FILE, VECTORS_FILE]
+FORM = {
+    "type": "object",
+    "required": FILES,
+    "properties": {name: {"type": "string", "format": "binary"} for name in FILES},
+}
+# For OpenAPI: FastAPI, were it to know the form, would read it whole before any limit.
+REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}
+EXPECTED = (
+    "send the two files of an artifact as multipart/form-data: "
+    f"curl -X PUT -F {TASK_FILE}=@{TASK_FILE} -F {VECTORS_FILE}=@{VECTORS_FILE}"
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The two files of an artifact, unchecked."""
+
+    task_file: bytes
+    vectors: bytes
+
+
+async def read_upload(request: Request, max_vectors_bytes: int) -> Upload:
+    """Read both files. Raises HTTPException 400, 413 or 415; a body too large is not read on."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise HTTPException(415, f"the body is no multipart/form-data; {EXPECTED}")
+    limits = {TASK_FILE: MAX_TASK_FILE_BYTES, VECTORS_FILE: max_vectors_bytes}
+    body = _limited(request, sum(limits.values()) + FRAMING_BYTES)
+    parser = MultiPartParser(request.headers, body, max_files=2, max_fields=0)
+    parser.spool_max_size = sum(limits.values()) + FRAMING_BYTES  # so never to a temporary file
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"{error.message} {EXPECTED}") from error
+    except ClientDisconnect as error:
+        raise HTTPException(400, "the connection ended before the upload did") from error
+    files = {name: await _content(file) for name, file in form.multi_items()}
+    if files.keys() != limits.keys():
+        names = ", ".join(sorted(files)) or "no whole file"
+        raise HTTPException(400, f"the form holds {names}; {EXPECTED}")
+    for name, limit in limits.items():
+        if len(files[name]) > limit:
+            raise _too_large(f"{name} has {len(files[name])} bytes", limit)
+    return Upload(files[TASK_FILE], files[VECTORS_FILE])
+
+
+async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+    """The body, as long as it is within the limit: what it claims to be, then what it is."""
+    claimed = request.headers.get("content-length", "")
+    if claimed.isdecimal() and int(claimed) > limit:
+        raise _too_large(f"the body has {claimed} bytes", limit)
+    seen = 0
+    async for chunk in request.stream():
+        seen += len(chunk)
+        if seen > limit:
+            raise _too_large("the body is larger", limit)
+        yield chunk
+
+
+async def _content(file: UploadFile | str) -> bytes:
+    assert isinstance(file, UploadFile)  # max_fields=0: the parser refused anything else
+    return await file.read()
+
+
+def _too_large(seen: str, limit: int) -> HTTPException:
+    return HTTPException(
+        413,
+        f"{seen}, an artifact of the served model has at most {limit}; is this one of another "
+        "model?",
+    )
