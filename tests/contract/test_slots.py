@@ -152,7 +152,7 @@ def test_a_pipeline_rank_holds_its_own_layers(tasks_dir, digests):
 def test_the_identity_slot_is_never_written(tasks_dir, digests):
     tables = make_tables(tasks_dir, num_tasks=1)
     for digest in digests:
-        assert assign(tables, (digest, 1), (None, 1)) == [1, IDENTITY_SLOT]
+        assert assign(tables, (digest, 1), (None, 1)) == [RESERVED_SLOTS, IDENTITY_SLOT]
     assert is_identity(tables, IDENTITY_SLOT)
 
 

@@ -1,5 +1,7 @@
-"""Tasks that come and go under `ifedicl serve` with two API processes, over real HTTP."""
+"""Tasks that come and go, classify and generate, under `ifedicl serve --runner generate` with two
+API processes, over real HTTP."""
 
+import json
 import shutil
 import threading
 import time
@@ -8,8 +10,13 @@ from collections import defaultdict
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from bench.random_tasks import random_task
+from calibration.hooked import injected, load_model
+from calibration.score import label_log_probs
+from ifedicl_serve.injection import adapted_mask
+from ifedicl_serve.prompt import label_trie, token_ids
 from tests.processes import ifedicl_serve
 
 TEXT = "my card has not arrived"
@@ -26,9 +33,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(models, folder, tmp_path_factory):
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    flags = ("--enforce-eager", "--api-server-count", "2", "--admin-key", "of-the-operator")
-    with ifedicl_serve(models["llama"], folder, log, *flags) as url:
+    scratch = tmp_path_factory.mktemp("server")
+    template = scratch / "template.jinja"
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    flags = (
+        "--runner", "generate", "--enforce-eager", "--api-server-count", "2",
+        "--admin-key", "of-the-operator", "--chat-template", str(template),
+    )  # fmt: skip
+    with ifedicl_serve(models["llama"], folder, scratch / "server.log", *flags) as url:
         yield url
 
 
@@ -132,3 +144,87 @@ def test_workers_count_what_they_load(url, models, folder):
     assert float(values["ifedicl:task_loads_total"]) >= 1
     assert float(values["ifedicl:task_queries_total"]) >= 10
     assert float(values["ifedicl:resident_tasks"]) >= 1
+
+
+# -- tasks as models
+
+
+@pytest.fixture(scope="module")
+def writer(url, models, folder):
+    """A task that all processes serve."""
+    artifact = random_task(models["llama"], folder / "writer", seed=8)
+    until_all(url, "writer", serves(artifact.digest))
+    return artifact
+
+
+def complete(url: str, model: str, **options) -> dict:
+    body = {"model": model, "prompt": TEXT, "max_tokens": 8, "temperature": 0, **options}
+    response = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def base_model(url: str) -> str:
+    return httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
+
+
+def test_a_task_generates_what_the_hooked_model_does_and_the_base_model_what_it_always_did(
+    url, models, writer
+):
+    network = load_model(str(models["llama"]), dtype="fp32", device="cpu")
+    spec = writer.spec
+    everywhere = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    for model, mask in ((base_model(url), everywhere & False), ("writer", everywhere)):
+        ids = torch.tensor([token_ids(network.tokenizer, TEXT)])
+        with injected(network, writer.context_vector, writer.coefficients, mask):
+            expected = network.network.generate(
+                ids, do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
+            )
+        answer = complete(url, model, ignore_eos=True, return_token_ids=True)
+        assert answer["model"] == model
+        assert answer["choices"][0]["token_ids"] == expected[0, ids.shape[1] :].tolist()
+
+
+def test_a_stream_and_a_chat_give_the_same_text_under_the_tasks_name(url, writer):
+    whole = complete(url, "writer")["choices"][0]["text"]
+    body = {"model": "writer", "prompt": TEXT, "max_tokens": 8, "temperature": 0, "stream": True}
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    chunks = [json.loads(line) for line in lines if line != "[DONE]"]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole
+    assert {chunk["model"] for chunk in chunks} == {"writer"}
+    messages = [{"role": "user", "content": TEXT}]
+    body = {"model": "writer", "messages": messages, "max_tokens": 8, "temperature": 0}
+    chat = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
+    assert (chat["model"], chat["choices"][0]["message"]["content"]) == ("writer", whole)
+
+
+def test_tasks_are_listed_as_models_and_another_name_is_refused_with_theirs(url, writer):
+    base, *tasks = httpx.get(f"{url}/v1/models").json()["data"]
+    assert {"id": "writer", "parent": base["id"]}.items() <= {t["id"]: t for t in tasks}[
+        "writer"
+    ].items()
+    response = httpx.post(f"{url}/v1/completions", json={"model": "nobody", "prompt": TEXT})
+    assert response.status_code == 404
+    assert "'writer'" in response.json()["error"]["message"]
+
+
+def test_a_request_for_a_task_that_no_worker_can_load_ends_with_an_error(url, writer):
+    """Sent past the names, as only somebody who knows the engine would."""
+    nobody = {"ifedicl": json.dumps({"digest": "0" * 64})}
+    body = {"model": base_model(url), "prompt": TEXT, "vllm_xargs": nobody}
+    response = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    assert response.status_code == 500
+    assert complete(url, "writer")["choices"][0]["finish_reason"] == "length"
+
+
+def test_it_classifies_as_calibration_does(url, models, writer):
+    network = load_model(str(models["llama"]), dtype="fp32", device="cpu")
+    spec = writer.spec
+    trie = label_trie(network.tokenizer, spec.prompt, spec.verbalizations)
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    with injected(network, writer.context_vector, writer.coefficients, mask):
+        expected = label_log_probs(network, [spec.prompt.render(TEXT)], trie)[0]
+    by_label = dict(zip(trie.labels, np.exp(expected), strict=True))
+    in_order = [by_label[label] for label in sorted(by_label)]
+    np.testing.assert_allclose(probabilities(classify(url, "writer")), in_order, rtol=1e-4)
