@@ -1,5 +1,6 @@
 """The routes: `POST /v1/classify`, `GET /v1/tasks`, `GET /v1/tasks/{name}`."""
 
+import asyncio
 import time
 from typing import Annotated, Any
 from uuid import uuid4
@@ -20,7 +21,7 @@ from api.schema import (
     TaskList,
     Usage,
 )
-from ifedicl_serve.errors import TaskNotFoundError
+from ifedicl_serve.errors import TaskNotFoundError, TaskUnavailableError
 from ifedicl_serve.registry import ListedTask, Task, TaskRegistry
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -56,7 +57,11 @@ async def classify(
 ) -> ClassifyResponse:
     """Classify one text or a list of texts with a task."""
     task = registry.get(body.task)
-    scored = await classifier.classify(task, body.texts, body.truncate)
+    try:
+        scored = await classifier.classify(task, body.texts, body.truncate)
+    except TaskUnavailableError:  # replaced before a worker needed it, perhaps
+        task = await asyncio.to_thread(registry.successor, task)
+        scored = await classifier.classify(task, body.texts, body.truncate)
     return ClassifyResponse(
         id=f"classify-{uuid4().hex}",
         created=int(time.time()),

@@ -111,6 +111,17 @@ class TaskRegistry:
                 return entry.state
         raise TaskNotFoundError(self._not_found(name))
 
+    def successor(self, task: Task) -> Task:
+        """What its name stands for by now, for a task that no worker could load.
+
+        Raises TaskUnavailableError if that is the same, TaskNotFoundError if it is gone.
+        """
+        self.refresh({task.folder.name})
+        found = self.get(task.name)
+        if (found.digest, found.generation) == (task.digest, task.generation):
+            raise unavailable(task)
+        return found
+
     def refresh(self, names: Iterable[str] | None = None) -> dict[str, str]:
         """Read again what has changed: in these sub-folders, or (None) in the whole folder.
 

@@ -6,6 +6,7 @@ import pytest
 
 from api.schema import MAX_BATCH
 from tests.api.conftest import MAX_MODEL_LEN
+from tests.contract.factory import make_artifact
 
 
 def error_of(response, status):
@@ -197,6 +198,19 @@ def test_a_task_that_returns_works_again(client, engine, registry):
     error_of(client.post("/v1/classify", json=body), 503)
     engine.unavailable.clear()
     assert client.post("/v1/classify", json=body).json()["data"] == before
+
+
+def test_a_task_that_was_replaced_meanwhile_is_answered_by_its_new_version(
+    client, engine, registry
+):
+    """The engine no longer finds the old one; nobody has told this process of the new one yet."""
+    old = registry.get("fatal").digest
+    engine.unavailable.add(old)
+    new = make_artifact(registry.folder / "fatal", name="fatal", seed=2).digest
+    answer = client.post("/v1/classify", json={"task": "fatal", "input": "fine"})
+    assert (answer.status_code, answer.json()["task_digest"]) == (200, new)
+    assert new != old
+    engine.unavailable.clear()
 
 
 # -- no error says more than it should

@@ -7,7 +7,7 @@ import pytest
 
 import ifedicl_serve.registry
 from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
-from ifedicl_serve.errors import ArtifactError, TaskNotFoundError
+from ifedicl_serve.errors import ArtifactError, TaskNotFoundError, TaskUnavailableError
 from ifedicl_serve.registry import ListedTask, Task, TaskRegistry
 from tests.contract.factory import MODEL, make_artifact
 
@@ -50,6 +50,32 @@ def test_a_task_that_is_removed_is_not_found(registry, tmp_path):
     assert registry.refresh() == {"sst2": "removed"}
     with pytest.raises(TaskNotFoundError):
         registry.get("sst2")
+
+
+def test_the_successor_of_a_replaced_task_is_its_new_content(registry, tmp_path):
+    old = registry.get("sst2")
+    new = make_artifact(tmp_path / "sst2", seed=1).digest
+    assert registry.successor(old).digest == new
+
+
+def test_a_task_that_was_touched_is_its_own_successor_as_another_generation(registry, tmp_path):
+    old = registry.get("sst2")
+    os.utime(tmp_path / "sst2" / TASK_FILE)
+    new = registry.successor(old)
+    assert new.digest == old.digest
+    assert new.generation != old.generation
+
+
+def test_a_task_that_is_what_it_was_has_no_successor(registry):
+    with pytest.raises(TaskUnavailableError, match="'sst2' could not be loaded by the engine"):
+        registry.successor(registry.get("sst2"))
+
+
+def test_a_task_that_is_gone_has_no_successor(registry, tmp_path):
+    old = registry.get("sst2")
+    shutil.rmtree(tmp_path / "sst2")
+    with pytest.raises(TaskNotFoundError):
+        registry.successor(old)
 
 
 def test_only_the_sub_folders_named_are_looked_at(registry, tmp_path):
