@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
 from bench.many_tasks import EMBEDDED_MODEL, write_tasks
 from tests.processes import ifedicl_serve
 
