@@ -24,18 +24,21 @@ class LabelPooler(Pooler):
     """Log-probabilities [requests, most labels] among each request's label tokens, float32.
 
     Rows are padded with -inf (no probability) behind a request's own labels. A request whose
-    artifact could not be loaded gets NaN, never another task's scores; one that names no
-    tokens gets NaN too (vLLM's profiling run, or a raw request without ours).
+    artifact could not be loaded gets NaN, never another task's scores: `is_resident` tells of this
+    worker, `marks` [tokens] (above 0) of the pipeline stages before it. One that names no tokens
+    gets NaN too (vLLM's profiling run, or a raw request without ours).
     """
 
     def __init__(
         self,
         label_logits: Callable[[Tensor, Tensor], Tensor],
         is_resident: Callable[[TaskKey], bool],
+        marks: Tensor,
     ) -> None:
         super().__init__()
         self.label_logits = label_logits
         self.is_resident = is_resident
+        self.marks = marks
 
     def get_supported_tasks(self) -> set[PoolingTask]:
         return {"classify"}
@@ -46,13 +49,14 @@ class LabelPooler(Pooler):
         requests = [TaskRequest.of(params) for params in pooling_metadata.pooling_params]
         ids = _padded([request.label_token_ids for request in requests])
         union, columns = np.unique(ids, return_inverse=True)
-        failed = [not self._answerable(request) for request in requests]
+        failed_here = [not self._answerable(request) for request in requests]
 
         def on_device(values: object) -> Tensor:
             return torch.as_tensor(values).to(hidden_states.device, non_blocking=True)
 
         # NaN before the ranks' logits are summed: one rank that failed fails the request.
-        hidden = hidden_states[last].masked_fill(on_device(failed).unsqueeze(1), torch.nan)
+        failed = on_device(failed_here) | (self.marks[last] > 0)
+        hidden = hidden_states[last].masked_fill(failed.unsqueeze(1), torch.nan)
         logits = self.label_logits(hidden, on_device(np.maximum(union, 0)))
         chosen = logits.gather(1, on_device(columns.reshape(ids.shape)))
         return chosen.masked_fill(on_device(ids == PADDING), -torch.inf).log_softmax(dim=-1)

@@ -20,6 +20,7 @@ from vllm.distributed import get_pp_group, tensor_model_parallel_all_reduce
 from vllm.distributed.utils import get_pp_indices
 from vllm.model_executor.layers.pooler.seqwise import pooler_for_embed
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from ifedicl_serve.errors import ModelError
@@ -28,6 +29,7 @@ from ifedicl_serve.injection import inject
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
+from ifedicl_serve.plugin.pipeline import StageMarks, with_marks
 from ifedicl_serve.plugin.slots import SlotTables
 
 
@@ -65,12 +67,39 @@ class TaskAdapted:
         _refuse_long_rope(vllm_config.model_config)
         self.task_slots = _slot_tables(self, vllm_config)
         _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
+        # vLLM then refuses a LoRA adapter of lm_head: label scoring reads the rows without it.
+        self.embedding_modules = {
+            name: use
+            for name, use in getattr(self, "embedding_modules", {}).items()
+            if name != "lm_head"
+        }
+        self.stage_marks = StageMarks(self.task_slots.token_slots, vllm_config.model_config.dtype)
+        make_empty: Any = self.make_empty_intermediate_tensors  # type: ignore[has-type]
+        self.make_empty_intermediate_tensors = with_marks(make_empty)
+        labels = LabelPooler(self.label_logits, self.task_slots.holds, self.stage_marks.earlier)
         self.pooler = TaskPooler(
             {
-                "classify": LabelPooler(self.label_logits, self.task_slots.holds),
+                "classify": labels,
                 "embed": pooler_for_embed(vllm_config.model_config.pooler_config),
             }
         )
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor | IntermediateTensors:
+        """As vLLM's own; between pipeline stages, with the marks of tokens that failed."""
+        if intermediate_tensors is not None:
+            self.stage_marks.receive(intermediate_tensors)
+        output = super().forward(  # type: ignore[misc]
+            input_ids, positions, intermediate_tensors, inputs_embeds
+        )
+        if isinstance(output, IntermediateTensors):
+            self.stage_marks.send(output)
+        return output
 
     def label_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits [requests, tokens] in float32 of these tokens alone.

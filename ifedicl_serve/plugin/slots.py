@@ -1,8 +1,8 @@
 """A worker's slot tables: which artifact sits in which slot, and which slot each token uses.
 
 Content-addressed and loaded on demand: every rank and replica derives the same state from
-the same folder, so nothing is broadcast. Slot 0 is the identity. Knows tensors and folders,
-nothing of vLLM.
+the same folder, so nothing is broadcast. Slot 0 is the identity, and so is slot 1, which marks the
+tokens whose artifact could not be loaded. Knows tensors and folders, nothing of vLLM.
 """
 
 import logging
@@ -25,14 +25,14 @@ from ifedicl_serve.plugin.request import TaskKey
 
 logger = logging.getLogger("vllm.ifedicl")
 
-IDENTITY_SLOT = 0
+IDENTITY_SLOT, FAILED_SLOT = 0, 1
 
 
 class SlotTables:
     """`scale` [layers, 2, slots], `shift` [layers, 2, slots, hidden], `token_slots` [tokens].
 
     The tensors keep their addresses for life, as captured graphs read them. `layers` is the
-    range of decoder layers this worker holds.
+    range of decoder layers this worker holds. `num_slots` counts the identity, not `FAILED_SLOT`.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class SlotTables:
     ) -> None:
         self.model, self.layers = model, layers
         self.index = ArtifactIndex(tasks_dir)
-        shape = (len(layers), len(SITES), num_slots)
+        shape = (len(layers), len(SITES), num_slots + 1)
         self.scale = torch.ones(shape, dtype=torch.float32, device=device)
         self.shift = torch.zeros(*shape, hidden_size, dtype=dtype, device=device)
         self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._slots: OrderedDict[TaskKey, int] = OrderedDict()  # oldest use first
         # For good: KV of their unadapted tokens may be cached under the salt of the key.
         self._failed: set[TaskKey] = set()
-        self._free = list(range(num_slots - 1, IDENTITY_SLOT, -1))
+        self._free = list(range(num_slots, FAILED_SLOT, -1))
         self._tokens_used = 0
         logger.info(
             "Task slots: %d beside the identity, %.1f MiB", num_slots - 1, self.nbytes / 2**20
@@ -75,9 +75,9 @@ class SlotTables:
 
         `tasks` names one artifact (or None) per request and `counts` its tokens, in batch
         order; at most as many distinct artifacts as there are slots. An artifact that cannot
-        be loaded is logged and leaves its tokens at the identity; `holds` tells the pooler. It
-        is not tried again under this key: its requests' KV must not meet those of a later
-        success. The next generation has a key, and so a salt, of its own.
+        be loaded is logged and leaves its tokens unadapted at `FAILED_SLOT`; `holds` tells the
+        pooler. It is not tried again under this key: its requests' KV must not meet those of a
+        later success. The next generation has a key, and so a salt, of its own.
         """
         wanted = dict.fromkeys(task for task in tasks if task is not None)
         metrics.QUERIES.inc(len(wanted))
@@ -87,7 +87,7 @@ class SlotTables:
         for task in wanted:
             if task not in self._slots and task not in self._failed:
                 self._load(task)
-        slots = [self._slots.get(task, IDENTITY_SLOT) if task else IDENTITY_SLOT for task in tasks]
+        slots = [self._slots.get(task, FAILED_SLOT) if task else IDENTITY_SLOT for task in tasks]
         self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
 
     def _load(self, task: TaskKey) -> None:

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from ifedicl_serve.artifact import VECTORS_FILE, load_artifact
 from ifedicl_serve.injection import fold
 from ifedicl_serve.plugin.request import TaskKey
-from ifedicl_serve.plugin.slots import IDENTITY_SLOT, SlotTables, logger
+from ifedicl_serve.plugin.slots import FAILED_SLOT, IDENTITY_SLOT, SlotTables, logger
 from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
 
 MAX_TOKENS = 32
@@ -76,7 +76,7 @@ def holds_exactly(tables, slot, folder):
 
 def test_a_new_table_is_the_identity_everywhere(tasks_dir):
     tables = make_tables(tasks_dir)
-    assert all(is_identity(tables, slot) for slot in range(4))
+    assert all(is_identity(tables, slot) for slot in range(tables.scale.shape[-1]))
     assert tables.token_slots.tolist() == [IDENTITY_SLOT] * MAX_TOKENS
 
 
@@ -144,7 +144,7 @@ def test_a_pipeline_rank_holds_its_own_layers(tasks_dir, digests):
 def test_the_identity_slot_is_never_written(tasks_dir, digests):
     tables = make_tables(tasks_dir, num_slots=2)
     for digest in digests:
-        assert assign(tables, (digest, 1), (None, 1)) == [1, IDENTITY_SLOT]
+        assert assign(tables, (digest, 1), (None, 1)) == [FAILED_SLOT + 1, IDENTITY_SLOT]
     assert is_identity(tables, IDENTITY_SLOT)
 
 
@@ -228,13 +228,14 @@ def log(caplog):
 
 
 def assert_unavailable(tables, digest, good):
-    """Its tokens read the identity and `holds` tells; the good one of the batch is served."""
+    """Its tokens are unadapted and marked, `holds` tells; the good one of the batch is served."""
     bad_slot, good_slot = assign(tables, (digest, 1), (good, 1))
-    assert bad_slot == IDENTITY_SLOT
+    assert bad_slot == FAILED_SLOT
     assert not holds(tables, digest)
     assert holds(tables, good)
-    assert good_slot != IDENTITY_SLOT
+    assert good_slot not in (IDENTITY_SLOT, FAILED_SLOT)
     assert is_identity(tables, IDENTITY_SLOT)
+    assert is_identity(tables, FAILED_SLOT)
 
 
 def test_an_unknown_artifact_leaves_the_identity(tasks_dir, digests, log):
@@ -280,10 +281,10 @@ def test_an_artifact_that_failed_once_returns_as_another_generation(tasks_dir, d
     tables = make_tables(tasks_dir)
     first, second = TaskKey(digests[0], "1"), TaskKey(digests[0], "2")
     shutil.move(tasks_dir / "task0", tasks_dir / ".away")
-    assert assign(tables, (first, 1)) == [IDENTITY_SLOT]
+    assert assign(tables, (first, 1)) == [FAILED_SLOT]
     shutil.move(tasks_dir / ".away", tasks_dir / "task0")
     slots = assign(tables, (first, 1), (second, 1))
-    assert slots[0] == IDENTITY_SLOT
+    assert slots[0] == FAILED_SLOT
     assert holds_exactly(tables, slots[1], tasks_dir / "task0")
     assert not holds(tables, first)
     assert holds(tables, second)
@@ -298,7 +299,7 @@ def test_a_request_that_failed_stays_failed_when_its_artifact_loads_before_it_en
     assign(tables, (TaskKey(digests[0], "1"), 1))
     shutil.move(tasks_dir / ".away", tasks_dir / "task0")
     assign(tables, (TaskKey(digests[0], "2"), 1))
-    assert assign(tables, (TaskKey(digests[0], "1"), 1)) == [IDENTITY_SLOT]
+    assert assign(tables, (TaskKey(digests[0], "1"), 1)) == [FAILED_SLOT]
     assert not holds(tables, TaskKey(digests[0], "1"))
 
 
@@ -306,7 +307,7 @@ def test_a_version_that_was_replaced_before_it_was_loaded_fails_alone(tasks_dir,
     tables = make_tables(tasks_dir)
     new = make_artifact(tasks_dir / "task0", seed=9, name="task0").digest
     old_slot, new_slot = assign(tables, (digests[0], 1), (new, 1))
-    assert old_slot == IDENTITY_SLOT
+    assert old_slot == FAILED_SLOT
     assert holds_exactly(tables, new_slot, tasks_dir / "task0")
 
 
@@ -321,7 +322,7 @@ def test_a_version_that_was_replaced_after_it_was_loaded_still_serves(tasks_dir,
 def test_the_log_says_how_many_slots_there_are_and_their_memory(tasks_dir, log):
     log.set_level("INFO", logger=logger.name)
     tables = make_tables(tasks_dir, num_slots=65)
-    assert tables.nbytes == LAYERS * 2 * 65 * (HIDDEN + 1) * 4
+    assert tables.nbytes == LAYERS * 2 * 66 * (HIDDEN + 1) * 4
     assert "Task slots: 64 beside the identity, 0.0 MiB" in log.text
 
 

@@ -1,15 +1,22 @@
-"""Tasks that come and go under `ifedicl serve` with two API processes, over real HTTP."""
+"""Tasks that come and go under `ifedicl serve` with two API processes and two data-parallel
+replicas of the engine, over real HTTP."""
 
+import re
 import shutil
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
 
 from bench.random_tasks import random_task
+from calibration.hooked import injected, load_model
+from calibration.score import label_log_probs
+from ifedicl_serve.injection import adapted_mask
+from ifedicl_serve.prompt import label_trie
 from tests.processes import ifedicl_serve
 
 TEXT = "my card has not arrived"
@@ -26,9 +33,11 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(models, folder, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "server.log"
-    flags = ("--enforce-eager", "--api-server-count", "2")
-    with ifedicl_serve(models["llama"], folder, log, *flags) as url:
-        yield url
+    flags = ("--enforce-eager", "--api-server-count", "2", "--data-parallel-size", "2")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each replica
+        with ifedicl_serve(models["llama"], folder, log, *flags) as url:
+            yield url
 
 
 def classify(url: str, task: str) -> httpx.Response:
@@ -62,6 +71,34 @@ def test_every_process_follows_the_folder(url, models, folder):
     until_all(url, "task", serves(second))
     shutil.rmtree(folder / "task")
     until_all(url, "task", lambda answer: answer.status_code == 404)
+
+
+def answered(url: str) -> np.ndarray:
+    """How many requests each replica has answered."""
+    metrics = httpx.get(f"{url}/metrics").text
+    counts = re.findall(r'vllm:request_success_total\{engine="([01])".*\} (.+)', metrics)
+    return np.array([sum(float(count) for engine, count in counts if engine == r) for r in "01"])
+
+
+def test_both_replicas_answer_as_the_hooked_model_does(url, models, folder):
+    artifact = random_task(models["llama"], folder / "replicated", seed=6)
+    until_all(url, "replicated", serves(artifact.digest))
+    before = answered(url)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: classify(url, "replicated"), range(64)))
+    assert (answered(url) - before >= 8).all()
+    expected = np.broadcast_to(on_the_hooked_model(models["llama"], artifact), (64, 4))
+    np.testing.assert_allclose([probabilities(answer) for answer in answers], expected, atol=1e-4)
+
+
+def on_the_hooked_model(path, artifact) -> np.ndarray:
+    """Probabilities of the labels, in the labels' alphabetical order."""
+    spec, model = artifact.spec, load_model(str(path), dtype="fp32", device="cpu")
+    trie = label_trie(model.tokenizer, spec.prompt, spec.verbalizations)
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    with injected(model, artifact.context_vector, artifact.coefficients, mask):
+        (log_probs,) = label_log_probs(model, [spec.prompt.render(TEXT)], trie)
+    return np.exp(log_probs)[np.argsort([label.name for label in spec.labels])]
 
 
 def test_no_request_mixes_two_versions_while_a_task_is_replaced(url, models, folder):
