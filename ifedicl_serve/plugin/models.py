@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.library import Library
 from vllm import ModelRegistry
-from vllm.config import VllmConfig
+from vllm.config import CompilationMode, VllmConfig
 from vllm.distributed import get_pp_group, tensor_model_parallel_all_reduce
 from vllm.distributed.utils import get_pp_indices
 from vllm.model_executor.layers.pooler.seqwise import pooler_for_embed
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import direct_register_custom_op
 
@@ -65,6 +66,7 @@ class TaskAdapted:
                 "task; serve without it"
             )
         _refuse_long_rope(vllm_config.model_config)
+        _refuse_uncompiled_stages(vllm_config)
         self.task_slots = _slot_tables(self, vllm_config)
         _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
         # vLLM then refuses a LoRA adapter of lm_head: label scoring reads the rows without it.
@@ -156,6 +158,18 @@ def _refuse_long_rope(model_config: Any) -> None:
             f"--max-model-len is {model_config.max_model_len}, but this checkpoint's tasks are "
             f"calibrated within its original context of {original} tokens (LongRoPE); serve with "
             f"--max-model-len {original}"
+        )
+
+
+def _refuse_uncompiled_stages(vllm_config: Any) -> None:
+    """vLLM's V1 runner makes the buffers between pipeline stages when it warms up, which on CPU it
+    leaves out for a model that is not compiled: the first request would end the engine."""
+    stages = vllm_config.parallel_config.pipeline_parallel_size
+    compiled = vllm_config.compilation_config.mode != CompilationMode.NONE
+    if stages > 1 and current_platform.is_cpu() and not compiled:
+        raise ModelError(
+            f"--pipeline-parallel-size is {stages} and the model is not compiled, which vLLM's "
+            "pipeline on CPU needs; serve without --enforce-eager and --enable-lora"
         )
 
 

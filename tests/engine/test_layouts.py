@@ -4,10 +4,12 @@ Prompts are chunked, and asked twice, so that the prefix cache answers.
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from ifedicl_serve.errors import ModelError
 from ifedicl_serve.folder import ArtifactIndex
 from tests.engine.conftest import engine, request, scores
 
@@ -15,8 +17,7 @@ TOLERANCE = 1e-4  # as in test_agreement
 
 LAYOUTS = {
     "tensor": {"tensor_parallel_size": 2},
-    # vLLM on CPU makes the buffers between stages only if it warms up, so not if it is eager.
-    # Mode 2 is how it compiles there, but without inductor.
+    # Not eager (see the last test). Mode 2 is how vLLM compiles on CPU, but without inductor.
     "pipeline": {
         "pipeline_parallel_size": 2,
         "enforce_eager": False,
@@ -52,3 +53,21 @@ def blind(worker, rank: int, tasks: Path) -> None:
     """One rank's folder of tasks is gone, as a network filesystem may be for one machine."""
     folder = Path("/nonexistent") if worker.rank == rank else tasks
     worker.model_runner.get_model().task_slots.index = ArtifactIndex(folder)
+
+
+def test_uncompiled_pipeline_stages_are_refused_on_cpu():
+    """vLLM has no buffers between stages there: the first request fails an assertion of its own."""
+    from vllm.config import CompilationMode
+
+    from ifedicl_serve.plugin.models import _refuse_uncompiled_stages
+
+    def config(stages, mode):
+        return SimpleNamespace(
+            parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
+            compilation_config=SimpleNamespace(mode=mode),
+        )
+
+    _refuse_uncompiled_stages(config(1, CompilationMode.NONE))
+    _refuse_uncompiled_stages(config(2, CompilationMode.DYNAMO_TRACE_ONCE))
+    with pytest.raises(ModelError, match="size is 2 and .* serve without --enforce-eager"):
+        _refuse_uncompiled_stages(config(2, CompilationMode.NONE))
