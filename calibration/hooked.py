@@ -86,7 +86,7 @@ class HookedModel:
 
 def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedModel:
     """Load a local checkpoint folder or hub model, frozen. Raises ModelError."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown (known: {', '.join(DTYPES)})")
@@ -94,8 +94,12 @@ def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedMo
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        network: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(name)
+        _dequantise_when_loaded(config)
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=DTYPES[dtype]
+        )
+    except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"cannot load model {name!r}: {error}; give a Hugging Face checkpoint folder or hub "
             "name of a causal language model"
@@ -103,6 +107,14 @@ def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedMo
     if getattr(network.config, "attn_logit_softcapping", None):
         network.set_attn_implementation("eager")  # Gemma 2: PyTorch's own attention has no cap
     return HookedModel(network.to(device), tokenizer)
+
+
+def _dequantise_when_loaded(config: Any) -> None:
+    """compressed-tensors would do it when the whole network is first called, which `hidden`, that
+    calls its decoder, never does."""
+    quantization = getattr(config, "quantization_config", None) or {}
+    if quantization.get("quant_method") == "compressed-tensors":
+        quantization["dequantize"] = True
 
 
 def decoder_layers(network: Any) -> list[nn.Module]:

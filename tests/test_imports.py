@@ -18,7 +18,9 @@ import ifedicl_serve
 ROOT = Path(__file__).resolve().parents[1]
 TINY_QWEN2 = ROOT / "examples" / "tiny_qwen2"
 # The half of the plugin that subclasses vLLM's own classes; vLLM loads it by name.
-NEEDS_VLLM = {f"ifedicl_serve.plugin.{name}" for name in ("models", "label_pooler", "runner_v2")}
+NEEDS_VLLM = {
+    f"ifedicl_serve.plugin.{name}" for name in ("models", "label_pooler", "pipeline", "runner_v2")
+}
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed"

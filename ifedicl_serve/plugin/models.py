@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.library import Library
 from vllm import ModelRegistry
-from vllm.config import VllmConfig
+from vllm.config import CompilationMode, VllmConfig
 from vllm.distributed import get_pp_group, tensor_model_parallel_all_reduce
 from vllm.distributed.utils import get_pp_indices
 from vllm.model_executor.layers.pooler.seqwise import pooler_for_embed
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from vllm.platforms import current_platform
+from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from ifedicl_serve.errors import ModelError
@@ -29,6 +31,7 @@ from ifedicl_serve.injection import inject
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
+from ifedicl_serve.plugin.pipeline import fail_marked, mark_failed, with_marks
 from ifedicl_serve.plugin.slots import SlotTables
 
 
@@ -64,8 +67,17 @@ class TaskAdapted:
                 "task; serve without it"
             )
         _refuse_long_rope(vllm_config.model_config)
+        _refuse_uncompiled_stages(vllm_config)
         self.task_slots = _slot_tables(self, vllm_config)
         _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
+        # vLLM then refuses a LoRA adapter of lm_head: label scoring reads the rows without it.
+        self.embedding_modules = {
+            name: use
+            for name, use in getattr(self, "embedding_modules", {}).items()
+            if name != "lm_head"
+        }
+        make_empty: Any = self.make_empty_intermediate_tensors  # type: ignore[has-type]
+        self.make_empty_intermediate_tensors = with_marks(make_empty)
         if vllm_config.model_config.runner_type == "pooling":
             self.pooler = TaskPooler(
                 {
@@ -76,6 +88,24 @@ class TaskAdapted:
         else:
             # For `failures`: vLLM reports requests whose logits have NaN. Read after this.
             os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor | IntermediateTensors:
+        """As vLLM's own; between pipeline stages, with the marks of tokens that failed."""
+        token_slots = self.task_slots.token_slots
+        if intermediate_tensors is not None:
+            fail_marked(token_slots, intermediate_tensors)
+        output = super().forward(  # type: ignore[misc]
+            input_ids, positions, intermediate_tensors, inputs_embeds
+        )
+        if isinstance(output, IntermediateTensors):
+            mark_failed(token_slots, output)
+        return output
 
     def label_logits(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Logits [requests, tokens] in float32 of these tokens alone.
@@ -132,6 +162,18 @@ def _refuse_long_rope(model_config: Any) -> None:
             f"--max-model-len is {model_config.max_model_len}, but this checkpoint's tasks are "
             f"calibrated within its original context of {original} tokens (LongRoPE); serve with "
             f"--max-model-len {original}"
+        )
+
+
+def _refuse_uncompiled_stages(vllm_config: Any) -> None:
+    """vLLM's V1 runner makes the buffers between pipeline stages when it warms up, which on CPU it
+    leaves out for a model that is not compiled: the first request would end the engine."""
+    stages = vllm_config.parallel_config.pipeline_parallel_size
+    compiled = vllm_config.compilation_config.mode != CompilationMode.NONE
+    if stages > 1 and current_platform.is_cpu() and not compiled:
+        raise ModelError(
+            f"--pipeline-parallel-size is {stages} and the model is not compiled, which vLLM's "
+            "pipeline on CPU needs; serve without --enforce-eager and --enable-lora"
         )
 
 

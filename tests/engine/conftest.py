@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 # Before vllm is imported: one gibibyte of KV cache, and the engine in this process (2 s to start).
@@ -24,9 +25,13 @@ from transformers import (
 )
 
 from bench.random_tasks import random_task
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
+from calibration.hooked import injected, load_model
+from calibration.score import label_log_probs
+from ifedicl_serve.injection import adapted_mask
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES, register
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.prompt import label_trie, token_ids
 
 TINY_QWEN2 = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
 NUM_TASKS = 33
@@ -55,6 +60,21 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
+def inspected_in_this_process():
+    """vLLM inspects a class it knows by name only in a process of its own: 10 s for each."""
+    from vllm import ModelRegistry
+    from vllm.plugins import load_general_plugins
+
+    from ifedicl_serve.plugin import models
+
+    load_general_plugins()
+    for name in ADAPTED_ARCHITECTURES.values():
+        ModelRegistry.register_model(name, getattr(models, name))
+    yield
+    register()
+
+
+@pytest.fixture(scope="module")
 def tasks(models, tmp_path_factory):
     """33 random tasks of the tiny LLaMA in one folder, and their digests."""
     folder = tmp_path_factory.mktemp("tasks")
@@ -63,6 +83,53 @@ def tasks(models, tmp_path_factory):
         for seed in range(NUM_TASKS)
     ]
     return folder, digests
+
+
+@dataclass(frozen=True)
+class Case:
+    """Tasks of the tiny LLaMA, and what the hooked Hugging Face model answers to some prompts."""
+
+    folder: Path
+    digests: list[str]
+    prompts: list[list[int]]
+    labels: tuple[int, ...]  # a token each, so that a request scores all labels of a prompt
+    expected: dict[str | None, np.ndarray]  # [prompts, labels] by digest; None: no task
+
+    def requests(self, *digests: str | None) -> list[tuple]:
+        """Every prompt under every task, as `request` takes them."""
+        return [(ids, digest, self.labels) for digest in digests for ids in self.prompts]
+
+    def answers(self, *digests: str | None) -> np.ndarray:
+        """The hooked model's answers to these requests."""
+        return np.concatenate([self.expected[digest] for digest in digests])
+
+
+@pytest.fixture(scope="session")
+def case(models, tmp_path_factory) -> Case:
+    folder = tmp_path_factory.mktemp("case")
+    labels = ("card", "cash", "exchange", "transfer")
+    artifacts = [
+        random_task(models["llama"], folder / f"task{seed}", seed, labels=labels)
+        for seed in range(4)
+    ]
+    model = load_model(str(models["llama"]), dtype="fp32", device="cpu")
+    spec = artifacts[0].spec
+    questions = [f"question {n}: " + "why was my card declined? " * n for n in range(8)]
+    prompts = [spec.prompt.render(question) for question in questions]
+    trie = label_trie(model.tokenizer, spec.prompt, spec.verbalizations)
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    expected = {None: label_log_probs(model, prompts, trie)}
+    for artifact in artifacts:
+        with injected(model, artifact.context_vector, artifact.coefficients, mask):
+            expected[artifact.digest] = label_log_probs(model, prompts, trie)
+    (node,) = trie.nodes
+    return Case(
+        folder,
+        [artifact.digest for artifact in artifacts],
+        [token_ids(model.tokenizer, prompt) for prompt in prompts],
+        node.children,
+        expected,
+    )
 
 
 @contextmanager
@@ -101,13 +168,13 @@ def request(prompt_ids, digest=None, token_ids=()) -> tuple:
     return {"prompt_token_ids": list(prompt_ids)}, TaskRequest(digest, tuple(token_ids))
 
 
-def run(llm, requests, task: str = "classify") -> list:
+def run(llm, requests, task: str = "classify", **options) -> list:
     """Run requests in one batch and return vLLM's outputs in order."""
     from vllm import PoolingParams
 
     prompts = [prompt for prompt, _ in requests]
     params = [PoolingParams(task=task, extra_kwargs=who.extra_kwargs()) for _, who in requests]
-    return llm.encode(prompts, params, pooling_task=task, use_tqdm=False)
+    return llm.encode(prompts, params, pooling_task=task, use_tqdm=False, **options)
 
 
 def scores(llm, requests) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from bench.random_tasks import random_task
 from calibration.hooked import HookedModel, load_model, longest_prompt
 from ifedicl_serve.artifact import Artifact
 from ifedicl_serve.errors import ModelError
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES, register
+from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
 from tests.engine.test_agreement import LABELS, TOLERANCE, hooked, on_plugin
 
@@ -61,19 +61,7 @@ FAMILIES = {
 PROMPTS = random_prompts(12)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def inspected_in_this_process():
-    """vLLM inspects a class it knows by name only in a process of its own: 10 s for each."""
-    from vllm import ModelRegistry
-    from vllm.plugins import load_general_plugins
-
-    from ifedicl_serve.plugin import models
-
-    load_general_plugins()
-    for name in ADAPTED_ARCHITECTURES.values():
-        ModelRegistry.register_model(name, getattr(models, name))
-    yield
-    register()
+pytestmark = pytest.mark.usefixtures("inspected_in_this_process")
 
 
 @dataclass(frozen=True)

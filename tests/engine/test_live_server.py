@@ -1,11 +1,13 @@
 """Tasks that come and go, classify and generate, under `ifedicl serve --runner generate` with two
-API processes, over real HTTP."""
+API processes and two data-parallel replicas of the engine, over real HTTP."""
 
 import json
+import re
 import shutil
 import threading
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -38,10 +40,13 @@ def url(models, folder, tmp_path_factory):
     template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
     flags = (
         "--runner", "generate", "--enforce-eager", "--api-server-count", "2",
-        "--admin-key", "of-the-operator", "--chat-template", str(template),
+        "--data-parallel-size", "2", "--admin-key", "of-the-operator",
+        "--chat-template", str(template),
     )  # fmt: skip
-    with ifedicl_serve(models["llama"], folder, scratch / "server.log", *flags) as url:
-        yield url
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each replica
+        with ifedicl_serve(models["llama"], folder, scratch / "server.log", *flags) as url:
+            yield url
 
 
 def classify(url: str, task: str) -> httpx.Response:
@@ -102,6 +107,34 @@ def test_a_task_is_uploaded_replaced_and_deleted_over_http(url, models, folder, 
         until_all(url, "sent", lambda answer: answer.status_code == 404)
         assert client.delete("/v1/tasks/sent").status_code == 404
     assert not (folder / "sent").exists()
+
+
+def answered(url: str) -> np.ndarray:
+    """How many requests each replica has answered."""
+    metrics = httpx.get(f"{url}/metrics").text
+    counts = re.findall(r'vllm:request_success_total\{engine="([01])".*\} (.+)', metrics)
+    return np.array([sum(float(count) for engine, count in counts if engine == r) for r in "01"])
+
+
+def test_both_replicas_answer_as_the_hooked_model_does(url, models, folder):
+    artifact = random_task(models["llama"], folder / "replicated", seed=6)
+    until_all(url, "replicated", serves(artifact.digest))
+    before = answered(url)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: classify(url, "replicated"), range(64)))
+    assert (answered(url) - before >= 8).all()
+    expected = np.broadcast_to(on_the_hooked_model(models["llama"], artifact), (64, 4))
+    np.testing.assert_allclose([probabilities(answer) for answer in answers], expected, atol=1e-4)
+
+
+def on_the_hooked_model(path, artifact) -> np.ndarray:
+    """Probabilities of the labels, in the labels' alphabetical order."""
+    spec, model = artifact.spec, load_model(str(path), dtype="fp32", device="cpu")
+    trie = label_trie(model.tokenizer, spec.prompt, spec.verbalizations)
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    with injected(model, artifact.context_vector, artifact.coefficients, mask):
+        (log_probs,) = label_log_probs(model, [spec.prompt.render(TEXT)], trie)
+    return np.exp(log_probs)[np.argsort([label.name for label in spec.labels])]
 
 
 def test_no_request_mixes_two_versions_while_a_task_is_replaced(url, models, folder):
@@ -216,15 +249,3 @@ def test_a_request_for_a_task_that_no_worker_can_load_ends_with_an_error(url, wr
     response = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
     assert response.status_code == 500
     assert complete(url, "writer")["choices"][0]["finish_reason"] == "length"
-
-
-def test_it_classifies_as_calibration_does(url, models, writer):
-    network = load_model(str(models["llama"]), dtype="fp32", device="cpu")
-    spec = writer.spec
-    trie = label_trie(network.tokenizer, spec.prompt, spec.verbalizations)
-    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
-    with injected(network, writer.context_vector, writer.coefficients, mask):
-        expected = label_log_probs(network, [spec.prompt.render(TEXT)], trie)[0]
-    by_label = dict(zip(trie.labels, np.exp(expected), strict=True))
-    in_order = [by_label[label] for label in sorted(by_label)]
-    np.testing.assert_allclose(probabilities(classify(url, "writer")), in_order, rtol=1e-4)

@@ -1,6 +1,11 @@
-"""The V2 runner's bookkeeping. The runner itself needs Triton, which has no CPU backend here, so
-its calls are made by hand, with vLLM's own signatures and a recording slot table."""
+"""The V2 runner: its bookkeeping, called by hand with a recording slot table, and a whole engine
+whose Triton kernels are interpreted."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,3 +65,29 @@ def test_the_adapted_models_hand_this_state_to_the_v2_runner():
 
     model = IFedICLLlamaForCausalLM.__new__(IFedICLLlamaForCausalLM)
     assert resolve_model_state_cls(None, model) is TaskModelState
+
+
+def test_an_engine_on_the_v2_runner_agrees_with_the_hooked_model(models, case, tmp_path):
+    """Chunked prompts, asked twice, so that the prefix cache answers; and an unknown task."""
+    first, second = case.digests[:2]
+    lost = [(case.prompts[0], "0" * 64, case.labels)]
+    batch = case.requests(first, second, None)
+    options = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
+    job = {"model": str(models["llama"]), "tasks": str(case.folder), "options": options}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.v2_engine", str(tmp_path / "answers")],
+        input=json.dumps(job | {"batches": [batch, batch + lost]}),
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    answers = json.loads((tmp_path / "answers").read_text())
+    assert answers["runner"] == "vllm.v1.worker.cpu.model_runner"
+    cold, (*warm, failed) = answers["scores"]
+    np.testing.assert_allclose(cold, case.answers(first, second, None), atol=1e-4)
+    np.testing.assert_allclose(warm, case.answers(first, second, None), atol=1e-4)
+    assert np.isnan(failed).all()

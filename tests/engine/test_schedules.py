@@ -1,4 +1,5 @@
-"""What vLLM's scheduler may do to a request, with the task kept: evict, chunk, preempt."""
+"""What vLLM's scheduler may do to a request, with the task kept: evict, chunk, preempt, and
+schedule the next batch before it has seen the answers of this one."""
 
 import numpy as np
 
@@ -54,3 +55,25 @@ def test_preemption_and_recompute_keep_the_task(models, tasks):
         )
     assert preemptions > 0
     np.testing.assert_allclose(tight, roomy, atol=TOLERANCE)
+
+
+def test_async_scheduling_keeps_every_task(models, case, monkeypatch):
+    """vLLM's CPU platform turns it off, so it is turned on again behind its back: batches are then
+    queued two deep. Their computation cannot overlap on a CPU; on a GPU stream order keeps it."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    settled = CpuPlatform.check_and_update_config
+
+    def asynchronous(vllm_config) -> None:
+        settled(vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    monkeypatch.setattr(CpuPlatform, "check_and_update_config", staticmethod(asynchronous))
+    asked = [request(*each) for each in case.requests(*case.digests, None)]
+    options = dict(max_num_batched_tokens=64, max_num_seqs=4, enable_prefix_caching=True)
+    with engine(models["llama"], case.folder, **options) as llm:
+        assert llm.llm_engine.engine_core.engine_core.batch_queue_size == 2
+        cold, warm = scores(llm, asked), scores(llm, asked)
+    expected = case.answers(*case.digests, None)
+    np.testing.assert_allclose(cold, expected, atol=1e-4)
+    np.testing.assert_allclose(warm, expected, atol=1e-4)

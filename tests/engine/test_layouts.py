@@ -1,0 +1,73 @@
+"""Two ranks answer as the hooked Hugging Face model does, and one that fails fails its requests.
+
+Prompts are chunked, and asked twice, so that the prefix cache answers.
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ifedicl_serve.errors import ModelError
+from ifedicl_serve.folder import ArtifactIndex
+from tests.engine.conftest import engine, request, scores
+
+TOLERANCE = 1e-4  # as in test_agreement
+
+LAYOUTS = {
+    "tensor": {"tensor_parallel_size": 2},
+    # Not eager (see the last test). Mode 2 is how vLLM compiles on CPU, but without inductor.
+    "pipeline": {
+        "pipeline_parallel_size": 2,
+        "enforce_eager": False,
+        "compilation_config": {"mode": 2, "backend": "eager"},
+    },
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_ranks_agree_with_the_hooked_model_and_fail_together(models, case, layout, monkeypatch):
+    first, second, third, fourth = case.digests
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each rank
+    options = LAYOUTS[layout] | {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
+
+    def asked(*digests) -> np.ndarray:
+        return np.array(scores(llm, [request(*each) for each in case.requests(*digests)]))
+
+    with engine(models["llama"], case.folder, **options) as llm:
+        cold, warm = asked(first, second, None), asked(first, second, None)
+        lost = {}
+        for rank, digest in enumerate((third, fourth)):
+            llm.collective_rpc(blind, args=(rank, case.folder))
+            lost[digest] = asked(digest, first, None)
+    np.testing.assert_allclose(cold, case.answers(first, second, None), atol=TOLERANCE)
+    np.testing.assert_allclose(warm, case.answers(first, second, None), atol=TOLERANCE)
+    for answers in lost.values():
+        failed, served = np.split(answers, [len(case.prompts)])
+        assert np.isnan(failed).all()
+        np.testing.assert_allclose(served, case.answers(first, None), atol=TOLERANCE)
+
+
+def blind(worker, rank: int, tasks: Path) -> None:
+    """One rank's folder of tasks is gone, as a network filesystem may be for one machine."""
+    folder = Path("/nonexistent") if worker.rank == rank else tasks
+    worker.model_runner.get_model().task_slots.index = ArtifactIndex(folder)
+
+
+def test_uncompiled_pipeline_stages_are_refused_on_cpu():
+    """vLLM has no buffers between stages there: the first request fails an assertion of its own."""
+    from vllm.config import CompilationMode
+
+    from ifedicl_serve.plugin.models import _refuse_uncompiled_stages
+
+    def config(stages, mode):
+        return SimpleNamespace(
+            parallel_config=SimpleNamespace(pipeline_parallel_size=stages),
+            compilation_config=SimpleNamespace(mode=mode),
+        )
+
+    _refuse_uncompiled_stages(config(1, CompilationMode.NONE))
+    _refuse_uncompiled_stages(config(2, CompilationMode.DYNAMO_TRACE_ONCE))
+    with pytest.raises(ModelError, match="size is 2 and .* serve without --enforce-eager"):
+        _refuse_uncompiled_stages(config(2, CompilationMode.NONE))
