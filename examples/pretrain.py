@@ -2,6 +2,7 @@
 
     python examples/pretrain.py --prepared DIR --run DIR --steps 6000 --decay 1200
 
+With --start MODEL it continues from an exported model, without that run's optimiser state.
 Each step is three small batches: single prompts, in-context episodes, plain text. The learning
 rate warms up, stays, and falls to zero over the last --decay steps; to stop early, end the run and
 start it again with a smaller --steps. Progress goes to RUN/log.jsonl, the model to RUN/model.
@@ -41,6 +42,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prepared", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="exported model to continue from")
+    parser.add_argument("--lookup", type=float, default=1.0, help="share of --start's lookup kept")
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--decay", type=int, default=1200)
     parser.add_argument("--warmup", type=int, default=100)
@@ -48,8 +51,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--intermediate", type=int, default=640)
-    parser.add_argument("--single-tokens", type=int, default=2048)
-    parser.add_argument("--episode-tokens", type=int, default=2304)
+    parser.add_argument("--single-tokens", type=int, default=1024)
+    parser.add_argument("--episode-tokens", type=int, default=3072)
     parser.add_argument("--text-tokens", type=int, default=512)
     parser.add_argument("--save-every", type=int, default=250)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -68,7 +71,7 @@ def learning_rate(step: int, args: argparse.Namespace) -> float:
 
 def batches_of(step: int, batches: Batches, args: argparse.Namespace) -> dict[str, Batch]:
     """The step's three batches by kind."""
-    length = 768 if step % LONG_EVERY == 0 else 256
+    length = 1024 if step % LONG_EVERY == 0 else 256
     return {
         "single": batches.single(step, args.single_tokens),
         "episode": batches.episodes(step, args.episode_tokens // length, length),
@@ -114,8 +117,7 @@ def build_learner(prepared: Path, passages: Passages, args: argparse.Namespace) 
     pieces, width = embeddings.shape
     config = build_config(pieces, width, args.layers, args.intermediate)
     colon = AutoTokenizer.from_pretrained(prepared / "tokenizer").get_vocab()[":"]
-    centre = passages.vectors[:50_000].float().mean(0)
-    return Learner(config, embeddings, centre, colon).to(args.device)
+    return Learner(config, embeddings, passages.centre, colon).to(args.device)
 
 
 def forget_after(step: int, log: Path) -> None:
@@ -136,9 +138,12 @@ def main() -> None:
     stream = torch.load(args.prepared / "stream.pt", weights_only=True)
     batches = Batches(passages, stream, tokenizer, args.seed)
     learner = build_learner(args.prepared, passages, args)
+    checkpoint = args.run / "checkpoint.pt"
+    if args.start and not checkpoint.exists():
+        some = [batches.single(step, 4096) for step in range(32)]
+        learner.start_from(args.start, args.lookup, some)
     optimisers = build_optimisers(learner, args.lr, args.weight_decay)
     progress = Progress()
-    checkpoint = args.run / "checkpoint.pt"
     if checkpoint.exists():
         progress = load_checkpoint(checkpoint, learner, optimisers)
     forget_after(progress.step, args.run / "log.jsonl")

@@ -22,10 +22,13 @@ LABEL_FIELDS = (
 )
 TEMPERATURE = 0.5  # of the soft targets, in standard deviations of a word's score
 NATURAL_WEIGHT = 0.6  # share of a known natural label in a target; the rest is the teacher's
-ARBITRARY_SHARE = 0.3  # episodes whose labels mean nothing outside their prompt
+ARBITRARY_SHARE = 0.15  # episodes whose labels mean nothing outside their prompt
 NATURAL_SHARE = 0.25  # episodes over a natural label set
+BROAD_SHARE = 0.6  # of the other episodes, those with broad classes (`Passages.broad_classes`)
 JOINED_SHARE = 0.35  # single batches and long episodes whose texts are two passages each
-REPEAT_SHARE = 0.15  # examples of an episode that repeat an earlier one's text
+REPEAT_SHARE = 0.05  # examples of an episode that repeat an earlier one's text
+HARD_WEIGHT = {"words": 0.3, "natural": 0.6, "broad": 0.5, "arbitrary": 1.0}  # of the drawn class
+LIKENESS, DOUBT = 10.0, 0.05  # what earlier examples say: sharpness by cosine, floor of a label
 
 
 @dataclass
@@ -169,8 +172,12 @@ class Batches:
             pools = [family[word] for word in words]
             kind = "natural"
         else:
-            words = rng.sample(range(len(self.passages.words)), rng.choice((2, 2, 3, 4, 5, 6, 8)))
-            pools = [self.passages.nearest[word].tolist() for word in words]
+            words = self.passages.draw_words(rng.choice((2, 2, 3, 4, 5, 6, 8)), rng)
+            if rng.random() < BROAD_SHARE:
+                pools = self.passages.broad_classes(words, rng)
+                kind = "broad"
+            else:
+                pools = [self.passages.nearest[word].tolist() for word in words]
         if rng.random() < ARBITRARY_SHARE:
             pools = rng.sample(pools, min(len(pools), rng.choice((2, 2, 3))))
             words = rng.sample(range(len(self.passages.words)), len(pools))
@@ -185,12 +192,17 @@ class Batches:
         shown: list[int],
         kind: str,
     ) -> Tensor:
-        """First position: open, as for a single prompt. Later ones: over the episode's labels."""
+        """First position: open, as for a single prompt. Later ones: over the episode's labels.
+
+        There the drawn class is mixed with what can be known: the label word's score for the text,
+        weighed against the labels of the earlier examples, by their likeness to it.
+        """
         targets = torch.zeros(len(examples), len(self.passages.words))
         labels = torch.tensor(shown)
-        soft = (self.passages.scores(vectors)[:, labels] / TEMPERATURE).softmax(-1)
         hard = torch.nn.functional.one_hot(torch.tensor(classes), len(shown)).float()
-        weight = {"words": 0.3, "natural": 0.8, "arbitrary": 1.0}[kind]
+        prior = self.passages.scores(vectors)[:, labels] / TEMPERATURE
+        soft = (prior + self._evidence(vectors, hard)).softmax(-1)
+        weight = HARD_WEIGHT[kind]
         targets[:, labels] = (1 - weight) * soft + weight * hard
         if kind == "arbitrary":
             seen: set[int] = set()
@@ -201,6 +213,14 @@ class Batches:
         else:
             targets[0] = self._open_targets(examples[:1], vectors[:1])[0]
         return targets
+
+    def _evidence(self, vectors: Tensor, hard: Tensor) -> Tensor:
+        """Log weight of each label by earlier examples, [examples, labels]; equal at the first."""
+        unit = torch.nn.functional.normalize(vectors - self.passages.centre, dim=-1)
+        later = torch.ones(len(unit), len(unit), dtype=torch.bool).triu()
+        share = (LIKENESS * unit @ unit.T).masked_fill(later, -1e4).softmax(-1) @ hard
+        share[0] = 0
+        return (share + DOUBT).log()
 
     def _some_positions(self, ids: Tensor, rng: random.Random, share: int) -> Tensor:
         """A random 1/share of the positions whose next id is not padding."""

@@ -76,6 +76,12 @@ def _lookup(attention: LlamaAttention, colon: Tensor, width: int) -> None:
     attention.o_proj.weight[:, :HEAD] = 0.5 * torch.eye(width, HEAD)
 
 
+@torch.no_grad()
+def scale_lookup(layers: list[LlamaDecoderLayer], share: float) -> None:
+    """Turn down a trained lookup: one that learnt from easy episodes trusts likeness too much."""
+    layers[LOOKUP_LAYER].self_attn.o_proj.weight[:, :HEAD] *= share
+
+
 def _spare(width: int) -> slice:
     """The embeddings' least principal components."""
     return slice(width - 2 - HEAD, width - 2)

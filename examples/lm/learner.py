@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lm.batches import Batch
-from lm.initial import HEAD, start_from_averages
+from lm.initial import HEAD, scale_lookup, start_from_averages
 from lm.vocabulary import save_tokenizer
 
 TEACHER_WIDTH = 384
@@ -67,15 +67,25 @@ class Learner(nn.Module):
         self.head = nn.Linear(config.hidden_size, TEACHER_WIDTH, bias=False)
         self.register_buffer("centre", centre)  # [384], the mean sentence embedding
 
+    @torch.no_grad()
+    def start_from(self, model: Path, lookup: float, batches: list[Batch]) -> None:
+        """Take an exported model's weights, of its lookup only a share, and the best head for them.
+
+        The head is fitted to the states of `batches`; an export does not carry it.
+        """
+        self.model.load_state_dict(LlamaForCausalLM.from_pretrained(model).state_dict())
+        scale_lookup(self.model.model.layers, lookup)
+        states = [self._hidden(batch.ids)[batch.label_at].float() for batch in batches]
+        aims = torch.cat([self._aim(batch) for batch in batches])
+        self.head.weight.copy_(torch.linalg.lstsq(torch.cat(states), aims).solution.T)
+
     def table(self) -> Tensor:
         """The frozen embeddings, [pieces, width]: input and output share them."""
         return self.model.model.embed_tokens.weight
 
     def losses(self, batch: Batch, word_ids: Tensor) -> dict[str, Tensor]:
         """Mean losses of a batch; `word_ids` are the content words' pieces."""
-        hidden = self.model.model(input_ids=batch.ids, use_cache=False).last_hidden_state.flatten(
-            0, 1
-        )
+        hidden = self._hidden(batch.ids)
         table = self.table().to(hidden.dtype)
         following = batch.ids.flatten()[batch.next_at + 1]
         found = {"text": F.cross_entropy((hidden[batch.next_at] @ table.T).float(), following)}
@@ -84,9 +94,17 @@ class Learner(nn.Module):
             log_probs = (asked @ table.T).float().log_softmax(-1)[:, word_ids]
             counted = batch.words.sum().clamp(min=1)
             found["label"] = -(batch.words * log_probs).sum() / counted
-            aim = F.normalize(batch.vectors - self.centre, dim=-1)
-            found["vector"] = (1 - F.cosine_similarity(self.head(asked).float(), aim)).mean()
+            likeness = F.cosine_similarity(self.head(asked).float(), self._aim(batch))
+            found["vector"] = (1 - likeness).mean()
         return found
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        """Last hidden states, [all positions, width]."""
+        return self.model.model(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+
+    def _aim(self, batch: Batch) -> Tensor:
+        """The teacher's centred vectors that the head is to predict."""
+        return F.normalize(batch.vectors - self.centre, dim=-1)
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
