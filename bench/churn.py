@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from bench.engines import SHAPE, random_model
-from bench.load import Seen, fire, require_autocannon, write_har
+from bench.load import AUTOCANNON, Seen, fire, require, write_har
 from bench.random_tasks import random_task
 from bench.serving import texts
 from tests.processes import ifedicl_serve
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under 5 minutes")
     parser.add_argument("--json", type=Path, help="write settings, figures and headline here")
     args = parser.parse_args()
-    require_autocannon()
+    require(AUTOCANNON)
     rounds, seconds = (2, 6) if args.quick else (5, 15)
     with tempfile.TemporaryDirectory() as folder:
         scratch, tasks = Path(folder), Path(folder) / "tasks"

@@ -3,7 +3,8 @@
 `ifedicl serve` and an offline engine on the same checkpoint, both compiled and alive together;
 each round measures the offline engine (batches of 256) and the server in turn. Closed loops of
 1, 8 and 64 connections with single texts, and of 1, 8 and 16 with batches of 32; then open loops
-at 50 % and 80 % of what 64 connections got. Load by autocannon, texts of 64 tokens, 64 tasks.
+at 50 % and 80 % of what 64 connections got. Load by autocannon and locust, texts of 64 tokens,
+64 tasks.
 
     python -m bench.serving [--model PATH] [--quick] [--json FILE]
 """
@@ -25,14 +26,13 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from bench.engines import SHAPE, Classify, Engines, random_model
-from bench.load import Seen, fire, require_autocannon, write_har
-from bench.throughput import SETTLE_SECONDS
+from bench.load import AUTOCANNON, LOCUST, Seen, arrive, fire, require, write_har
 from tests.processes import ifedicl_serve
 
 BATCH, TASKS, TOKENS = 256, 64, 64
 CONNECTIONS = {1: (1, 8, 64), 32: (1, 8, 16)}  # by texts in a request
 LOADS = (0.5, 0.8)
-OPEN_CONNECTIONS = 256  # more than are ever waiting
+DRAIN_SECONDS = 5.0  # what was under way when the load generator stopped
 REQUESTS = 2048  # distinct, then again
 
 
@@ -56,7 +56,7 @@ def bodies(model: Path, per_request: int) -> list[dict[str, Any]]:
 def offline(classify: Classify) -> float:
     """Texts per second of the engine alone."""
     prompts = np.random.default_rng().integers(100, 5000, (BATCH, TOKENS)).tolist()
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(DRAIN_SECONDS)
     start = time.perf_counter()
     classify([{"prompt_token_ids": prompt} for prompt in prompts])
     return BATCH / (time.perf_counter() - start)
@@ -82,7 +82,7 @@ def measure(
                     alone.append(median(speeds[-2:]))
     capacity = median(seen.requests_per_second for seen in closed[f"1 x {CONNECTIONS[1][-1]}"])
     opened = {
-        f"{load:.0%}": fire(url, hars[1], OPEN_CONNECTIONS, 3 * seconds, load * capacity)
+        f"{load:.0%}": arrive(url, hars[1], load * capacity, 4 * seconds, scratch)
         for load in track(LOADS, "open loops")
     }
     return {"offline": alone, "closed": closed, "open": opened}
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under 5 minutes")
     parser.add_argument("--json", type=Path, help="write settings, figures and headline here")
     args = parser.parse_args()
-    require_autocannon()
+    require(AUTOCANNON, LOCUST)
     rounds, seconds = (1, 4) if args.quick else (3, 8)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
