@@ -243,7 +243,6 @@ def assert_unavailable(tables, digest, good):
     assert holds(tables, good)
     assert good_slot >= RESERVED_SLOTS
     assert is_identity(tables, IDENTITY_SLOT)
-    assert is_identity(tables, FAILED_SLOT)
 
 
 def test_the_slot_of_failures_is_the_identity_up_to_the_very_last_site(tasks_dir):
