@@ -101,7 +101,7 @@ def measure_folder(model: Path, few: Path, many: Path, rounds: int) -> Samples:
     return taken
 
 
-def measure_slots(model: Path, folder: Path, steps: int) -> dict[int, dict[str, float]]:
+def measure_slots(model: Path, folder: Path, steps: int) -> dict[int, dict[str, float | None]]:
     """By number of resident tasks: hit rate and milliseconds of a step's slot assignment."""
     identity, tokenizer = ModelIdentity.of(str(model)), AutoTokenizer.from_pretrained(model)
     listed = list(TaskRegistry(folder, identity, tokenizer).tasks.values())
@@ -128,13 +128,15 @@ def measure_slots(model: Path, folder: Path, steps: int) -> dict[int, dict[str, 
             "hit_rate": round(1 - loads / sum(wanted), 3),
             "step_ms": round(1000 * median(taken), 2),
             "step_ms_all_resident": round(1000 * hit, 2),
-            "ms_per_load": round(1000 * (sum(taken) - hit * steps) / loads, 3) if loads else 0.0,
+            "ms_per_load": round(1000 * (sum(taken) - hit * steps) / loads, 3)
+            if loads > steps
+            else None,  # too few to tell
             "table_mib": round(tables.nbytes / 2**20, 2),
         }
     return measured
 
 
-def show(folder: Samples, slots: dict[int, dict[str, float]]) -> None:
+def show(folder: Samples, slots: dict[int, dict[str, float | None]]) -> None:
     """Both tables."""
     console = Console(width=120)
     table = Table("folder", "median seconds", title=f"{FEW} and {MANY} artifacts")

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write settings, figures and headline here")
     args = parser.parse_args()
     require(AUTOCANNON, LOCUST)
-    rounds, seconds = (1, 4) if args.quick else (3, 8)
+    rounds, seconds = (1, 4) if args.quick else (2, 10)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         model = args.model or random_model(scratch / "model")
