@@ -1,5 +1,7 @@
 """A calibrated task on disk: `task.json` and `vectors.safetensors` in one folder.
 
+A signature may lie beside them (`signing`), which is no part of the content.
+
 `task.json` carries the SHA-256 of `vectors.safetensors`, so the SHA-256 of `task.json` (the
 *digest*) names the content of both files: equal content, equal digest. Nothing volatile
 (times, host names) goes into either. Folders are written whole or not at all, and an
@@ -14,16 +16,17 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
+from safetensors import SafetensorError, deserialize
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from ifedicl_serve.atomic import write_folder
 from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.files import read_file
 from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import BETA, LAMBDA, SITES, Site, adapted_mask
+from ifedicl_serve.injection import BETA, LAMBDA, SITES, Site, adapted_mask, fold
 from ifedicl_serve.prompt import PromptTemplate
+from ifedicl_serve.signing import TrustedKeys
 
 SCHEMA_VERSION: Literal[1] = 1
 TASK_FILE, VECTORS_FILE = "task.json", "vectors.safetensors"
@@ -57,6 +60,7 @@ class CalibrationRecord(BaseModel):
 
     loss: Literal["restricted", "vocabulary"]
     rounds: int
+    round_losses: tuple[float, ...] = ()  # mean over the round's steps; private clients tell none
     seed: int
     client_sizes: tuple[int, ...]
     settings: dict[str, int | float | str] = {}
@@ -112,7 +116,8 @@ def save_artifact(
 ) -> Artifact:
     """Validate and write a task to `folder`, replacing what is there, and return it as loaded.
 
-    A reader never sees half of it. Raises ArtifactError if `folder` holds anything but a task.
+    A reader never sees half of it, and a signature of what was there goes with it. Raises
+    ArtifactError if `folder` holds anything but a task.
     """
     refuse_occupied(folder)
     vectors = save_safetensors(
@@ -143,8 +148,7 @@ def read_spec(folder: Path) -> tuple[TaskSpec, str]:
     """Read and validate `task.json`; return it with the artifact's digest. Reads no tensor."""
     path = folder / TASK_FILE
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_TASK_FILE_BYTES + 1)
+        raw = read_file(path, MAX_TASK_FILE_BYTES + 1)
     except OSError as error:
         raise ArtifactError(f"{folder}: cannot read {TASK_FILE}: {error.strerror}") from error
     if len(raw) > MAX_TASK_FILE_BYTES:
@@ -167,12 +171,15 @@ def read_spec(folder: Path) -> tuple[TaskSpec, str]:
 
 
 def load_artifact(
-    folder: Path, model: ModelIdentity | None = None, digest: str | None = None
+    folder: Path,
+    model: ModelIdentity | None = None,
+    digest: str | None = None,
+    trusted: TrustedKeys | None = None,
 ) -> Artifact:
     """Load a task and check everything about it.
 
-    `model`, if given, is the base model it must have been calibrated on, and `digest` the
-    content it must have. Raises ArtifactError.
+    If given, `model` is the base model it must have been calibrated on, `digest` the content it
+    must have, and `trusted` the keys of which one must have signed it. Raises ArtifactError.
     """
     spec, seen_digest = read_spec(folder)
     if digest is not None and seen_digest != digest:
@@ -180,10 +187,13 @@ def load_artifact(
             f"{folder}: digest is {seen_digest[:16]}, expected {digest[:16]}; the artifact was "
             "replaced, ask for the new one"
         )
+    if trusted is not None:
+        trusted.signer_of(folder, seen_digest)
     refuse_other_model(folder, spec, model)
     tensors = _read_tensors(folder / VECTORS_FILE, spec)
     artifact = Artifact(spec, tensors["context_vector"], tensors["coefficients"], seen_digest)
     _refuse_touched_layers(folder, artifact)
+    _refuse_overflow(folder, artifact)
     return artifact
 
 
@@ -221,8 +231,7 @@ def _schema_version(path: Path, raw: bytes) -> Any:
 def _read_tensors(path: Path, spec: TaskSpec) -> dict[str, Tensor]:
     shapes = _tensor_shapes(spec.num_layers, spec.hidden_size)
     try:
-        with path.open("rb") as file:
-            raw = file.read(max_vectors_bytes(spec.num_layers, spec.hidden_size))
+        raw = read_file(path, max_vectors_bytes(spec.num_layers, spec.hidden_size))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read: {error.strerror}") from error
     if hashlib.sha256(raw).hexdigest() != spec.vectors_sha256:
@@ -230,22 +239,29 @@ def _read_tensors(path: Path, spec: TaskSpec) -> dict[str, Tensor]:
             f"{path}: content does not match the SHA-256 in {TASK_FILE}; the file is damaged or "
             "from another task, copy the artifact again"
         )
-    try:
-        tensors = load_safetensors(raw)
-    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch has not
-        raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
-    if set(tensors) != set(shapes):
-        raise ArtifactError(f"{path}: holds {sorted(tensors)}, expected {sorted(shapes)}")
-    for name, shape in shapes.items():
-        tensor = tensors[name]
-        if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
-            raise ArtifactError(
-                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected "
-                f"torch.float32 {shape}"
-            )
+    tensors = {}
+    for name, data in _stored(path, raw, shapes).items():
+        tensor = torch.frombuffer(data, dtype=torch.float32).reshape(shapes[name])
         if not torch.isfinite(tensor).all():
             raise ArtifactError(f"{path}: {name} has NaN or infinite values; calibrate again")
+        tensors[name] = tensor
     return tensors
+
+
+def _stored(path: Path, raw: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, bytearray]:
+    """The float32 numbers of each tensor, after checking the header: torch sees nothing that is
+    not expected, as a dtype or shape of somebody's making can be too much for it."""
+    try:
+        stored = dict(deserialize(raw))
+    except SafetensorError as error:
+        raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
+    if stored.keys() != shapes.keys():
+        raise ArtifactError(f"{path}: holds {sorted(stored)}, expected {sorted(shapes)}")
+    for name, shape in shapes.items():
+        seen = stored[name]["dtype"], tuple(stored[name]["shape"])
+        if seen != ("F32", shape):
+            raise ArtifactError(f"{path}: {name} is {seen[0]} {seen[1]}, expected F32 {shape}")
+    return {name: tensor["data"] for name, tensor in stored.items()}
 
 
 def _refuse_touched_layers(folder: Path, artifact: Artifact) -> None:
@@ -256,4 +272,12 @@ def _refuse_touched_layers(folder: Path, artifact: Artifact) -> None:
         raise ArtifactError(
             f"{folder}: coefficients outside layers {spec.layers} and sites {spec.sites} are not "
             "the identity (lambda 0, beta 1)"
+        )
+
+
+def _refuse_overflow(folder: Path, artifact: Artifact) -> None:
+    """Each number may be finite and their product not: it would be served as NaN."""
+    if not fold(artifact.context_vector, artifact.coefficients).shift.isfinite().all():
+        raise ArtifactError(
+            f"{folder}: lambda times the context vector is more than float32 holds; calibrate again"
         )

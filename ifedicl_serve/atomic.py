@@ -1,4 +1,4 @@
-"""A folder of files that appears, changes and goes whole. Knows nothing of tasks.
+"""Files and folders that appear, change and go whole. Knows nothing of tasks.
 
 What is being written or removed lies beside its destination under a hidden name, so on the same
 filesystem, where a rename is all that anybody sees. Several processes may change one folder at
@@ -9,8 +9,8 @@ nobody reads; killed between the two renames of a replacement, the old folder is
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +38,30 @@ def write_folder(folder: Path, files: Mapping[str, bytes], check: Callable[[Path
         _rename_over(staged, folder, Path(temporary))
         _sync_directory(folder.parent)
     return checked
+
+
+@contextmanager
+def replaced_file(path: Path, staging: Path | None = None) -> Iterator[Path]:
+    """Where to write a file that takes the place of `path` at the end, whole and synced.
+
+    In the folder `staging` of the same filesystem, by default beside it. If the body raises,
+    nothing has changed and nothing is left; of a process that is killed, this file is.
+    """
+    staged = (staging or path.parent) / f".{path.name}.{uuid4().hex}"
+    try:
+        yield staged
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.rename(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    _sync_directory(path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write one file, replacing what is there in one step."""
+    with replaced_file(path) as staged:
+        staged.write_bytes(content)
 
 
 def remove_folder(folder: Path) -> None:

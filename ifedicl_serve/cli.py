@@ -8,25 +8,52 @@ from ifedicl_serve import __version__
 
 
 class Command(NamedTuple):
-    """Where a subcommand lives (``module:function(argv) -> exit status``) and what it does."""
+    """Where a subcommand lives (``module:function(argv) -> exit status``), what it does, and the
+    extra of pyproject.toml that it needs."""
 
     target: str
     summary: str
+    extra: str
 
 
 COMMANDS = {
-    "calibrate": Command("calibration.cli:calibrate", "fit a task from labelled examples"),
+    "calibrate": Command(
+        "calibration.cli:calibrate", "fit a task from labelled examples", "calibration"
+    ),
     "federate": Command(
-        "calibration.federation.cli:federate", "calibrate with clients that keep their data"
+        "calibration.federation.cli:federate",
+        "calibrate with clients that keep their data",
+        "federation",
     ),
-    "client": Command("calibration.federation.cli:client", "take part in a federation"),
+    "client": Command(
+        "calibration.federation.cli:client", "take part in a federation", "federation"
+    ),
     "partition": Command(
-        "calibration.federation.cli:partition", "share a file out among simulated clients"
+        "calibration.federation.cli:partition",
+        "share a file out among simulated clients",
+        "calibration",
     ),
-    "evaluate": Command("calibration.cli:evaluate", "accuracy zero-shot, few-shot and adapted"),
-    "inspect": Command("calibration.cli:inspect", "show what an artifact holds"),
-    "export": Command("calibration.cli:export", "fold a task into a plain checkpoint"),
-    "serve": Command("api.serve:main", "serve tasks over HTTP with vLLM"),
+    "evaluate": Command(
+        "calibration.cli:evaluate", "accuracy zero-shot, few-shot and adapted", "calibration"
+    ),
+    "inspect": Command("calibration.cli:inspect", "show what an artifact holds", "contract"),
+    "sign": Command("calibration.cli:sign", "sign artifacts with your key", "contract"),
+    "export": Command(
+        "calibration.cli:export", "fold a task into a plain checkpoint", "calibration"
+    ),
+    "classify": Command("api.batch.cli:classify", "classify a file of texts, offline", "vllm"),
+    "serve": Command("api.serve:main", "serve tasks over HTTP with vLLM", "vllm"),
+}
+
+# The modules that an extra brings and our code imports.
+CONTRACT = {"torch", "transformers", "safetensors", "cryptography", "numpy", "typer", "rich"}
+CALIBRATION = CONTRACT | {"pyarrow", "matplotlib", "sklearn"}
+SERVE = CONTRACT | {"watchfiles", "prometheus_client", "python_multipart", "pyarrow"}
+EXTRAS = {
+    "contract": CONTRACT,
+    "calibration": CALIBRATION,
+    "federation": CALIBRATION | {"flwr"},
+    "vllm": SERVE | {"vllm", "fastapi", "starlette"},
 }
 
 
@@ -44,7 +71,19 @@ def main() -> int:
         print(f"ifedicl: no command {arguments[0]!r}\n\n{usage()}", file=sys.stderr)
         return 2
     module, function = command.target.split(":")
-    return getattr(import_module(module), function)(arguments[1:])
+    try:
+        return getattr(import_module(module), function)(arguments[1:])
+    except ModuleNotFoundError as error:
+        # The command's own extra if it brings the module: `--aggregation` needs another's.
+        names = [name for name in (command.extra, *EXTRAS) if error.name in EXTRAS[name]]
+        if not names:
+            raise
+        print(
+            f"ifedicl {arguments[0]}: {error.name} is not installed; pip install "
+            f"'ifedicl-serve[{names[0]}]'",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def usage() -> str:

@@ -2,6 +2,7 @@
 
     IFedICLError
     ├── ArtifactError        an artifact folder that must not be served, with the reason
+    ├── KeyFileError         a key to sign with or to trust that cannot be used
     ├── PromptError          a template or label set the tokenizer cannot keep apart
     ├── DataError            labelled examples that cannot be read or used
     ├── ModelError           a checkpoint without the two injection sites
@@ -12,6 +13,10 @@
     ├── FolderError          the tasks directory cannot be changed, or not as asked
     │   └── FolderFullError
     ├── TaskUnavailableError the engine could not load a task it was asked for
+    ├── EngineDiedError      the engine is gone, and with it every request it had
+    ├── OverloadedError      more work than this server holds at once
+    ├── DrainingError        the server is stopping and takes no new work
+    ├── DeadlineError        a request that was not answered in time
     └── FederationError      a message of a federation that is not what it must be
         └── QuorumError      too few clients answered
 
@@ -26,6 +31,10 @@ class IFedICLError(Exception):
 
 class ArtifactError(IFedICLError):
     """An artifact failed validation; the message names the folder and the reason."""
+
+
+class KeyFileError(IFedICLError):
+    """A PEM file does not hold the Ed25519 keys it should."""
 
 
 class PromptError(IFedICLError):
@@ -66,6 +75,26 @@ class FolderFullError(FolderError):
 
 class TaskUnavailableError(IFedICLError):
     """A worker could not load the task's artifact; other tasks are unaffected."""
+
+
+class EngineDiedError(IFedICLError):
+    """The engine has stopped; the server will."""
+
+
+class OverloadedError(IFedICLError):
+    """No room for a request now. `retry_after`: seconds after which there may be some."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DrainingError(IFedICLError):
+    """The server finishes what it has and stops."""
+
+
+class DeadlineError(IFedICLError):
+    """A request was not answered within its time; its work was dropped."""
 
 
 class FederationError(IFedICLError):

@@ -12,20 +12,29 @@ from pathlib import Path
 
 from ifedicl_serve.artifact import MAX_TASK_FILE_BYTES, TASK_FILE, VECTORS_FILE
 from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.files import read_file
+from ifedicl_serve.signing import SIGNATURE_FILE
+from ifedicl_serve.text import is_unicode
 
 FileStamp = tuple[int, int, int] | None  # None: no such file
-Stamp = tuple[int, FileStamp, FileStamp]  # of a folder, its task.json and its vectors
+Stamp = tuple[int, tuple[FileStamp, ...]]  # of a folder, and of its STAMPED files
+STAMPED = (TASK_FILE, VECTORS_FILE, SIGNATURE_FILE)
+
+
+def may_be_artifact(name: str) -> bool:
+    """Hidden folders are being written, and a name that is no text could be told to nobody."""
+    return not name.startswith(".") and is_unicode(name)
 
 
 def artifact_folders(folder: Path) -> Iterator[str]:
-    """Names of what may be an artifact; hidden ones are being written."""
+    """Names of what may be an artifact."""
     try:
         names = os.listdir(folder)
     except OSError as error:
         raise ArtifactError(
             f"tasks directory {folder} cannot be read ({error.strerror}); create it or fix the path"
         ) from error
-    return (name for name in names if not name.startswith("."))
+    return filter(may_be_artifact, names)
 
 
 class ArtifactIndex:
@@ -37,32 +46,32 @@ class ArtifactIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[str, tuple[FileStamp, str | None]] = {}  # None: cannot be read
-        self._paths: dict[str, str] = {}
+        self._known: dict[str, tuple[FileStamp, str]] = {}
+        self._paths: dict[str, list[str]] = {}
         with suppress(ArtifactError):  # whoever asks for an artifact is told
             self._refresh()
 
-    def find(self, digest: str) -> Path:
-        """The artifact folder with that content. Raises ArtifactError if there is none."""
-        path = self._paths.get(digest)
-        if path is None or self._known[path][0] != _file_stamp(f"{path}/{TASK_FILE}"):
+    def find(self, digest: str) -> list[Path]:
+        """The artifact folders with that content. Raises ArtifactError if there is none."""
+        paths = self._paths.get(digest, [])
+        if not paths or any(self._known[p][0] != _file_stamp(f"{p}/{TASK_FILE}") for p in paths):
             self._refresh()
         if digest not in self._paths:
             raise ArtifactError(
                 f"no artifact with digest {digest[:16]} under {self.folder}; was it removed?"
             )
-        return Path(self._paths[digest])
+        return [Path(path) for path in self._paths[digest]]
 
     def _refresh(self) -> None:
         paths = [f"{self.folder}/{name}" for name in sorted(artifact_folders(self.folder))]
-        stamps = {path: _file_stamp(f"{path}/{TASK_FILE}") for path in paths}
-        known = self._known
-        self._known = {
-            path: known[path] if path in known and known[path][0] == stamp else (stamp, _held(path))
-            for path, stamp in stamps.items()
-            if stamp is not None
-        }
-        self._paths = {digest: path for path, (_, digest) in self._known.items() if digest}
+        known, self._known, self._paths = self._known, {}, {}
+        for path in paths:
+            stamp = _file_stamp(f"{path}/{TASK_FILE}")
+            before = known.get(path)
+            digest = before[1] if before and before[0] == stamp else _held(path)
+            if digest:  # else it is read again next time, as what failed may pass
+                self._known[path] = stamp, digest
+                self._paths.setdefault(digest, []).append(path)
 
 
 def folder_stamp(folder: str) -> Stamp | None:
@@ -76,8 +85,7 @@ def folder_stamp(folder: str) -> Stamp | None:
         return None
     if not stat.S_ISDIR(status.st_mode):
         return None
-    task, vectors = (_file_stamp(f"{folder}/{name}") for name in (TASK_FILE, VECTORS_FILE))
-    return status.st_ctime_ns, task, vectors
+    return status.st_ctime_ns, tuple(_file_stamp(f"{folder}/{name}") for name in STAMPED)
 
 
 def _file_stamp(path: str) -> FileStamp:
@@ -91,7 +99,7 @@ def _file_stamp(path: str) -> FileStamp:
 def _held(folder: str) -> str | None:
     """The digest of what is there: that of task.json, which vouches for the vectors."""
     try:
-        with open(f"{folder}/{TASK_FILE}", "rb") as file:
-            return hashlib.sha256(file.read(MAX_TASK_FILE_BYTES + 1)).hexdigest()
+        raw = read_file(f"{folder}/{TASK_FILE}", MAX_TASK_FILE_BYTES + 1)
+        return hashlib.sha256(raw).hexdigest()
     except OSError:  # the registry says why
         return None

@@ -97,7 +97,9 @@ def _sample_digests(path: Path) -> dict[str, str]:
 def _sample_digest(tensor: Any) -> str:
     dimensions = len(tensor.get_shape())
     sample = tensor[:1] if dimensions > 1 else tensor[...]
-    return hashlib.sha256(sample.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    # Flat, as a single number (a scale of quantised weights) has no dimension to be bytes in.
+    raw = sample.contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(raw.numpy().tobytes()).hexdigest()
 
 
 def _read_json(model: str, name: str) -> dict[str, Any]:

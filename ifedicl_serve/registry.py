@@ -5,10 +5,12 @@ function of the folder alone, so all processes that read it agree. When to look 
 here: somebody else calls `refresh`.
 """
 
+import errno
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -21,10 +23,11 @@ from ifedicl_serve.artifact import (
     refuse_other_model,
 )
 from ifedicl_serve.errors import IFedICLError, TaskNotFoundError, TaskUnavailableError
-from ifedicl_serve.folder import Stamp, artifact_folders, folder_stamp
+from ifedicl_serve.folder import Stamp, artifact_folders, folder_stamp, may_be_artifact
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.labels import LabelTrie
 from ifedicl_serve.prompt import label_trie
+from ifedicl_serve.signing import TrustedKeys
 
 NAMES_IN_ERROR = 20
 # Artifacts checked to the last byte by one `refresh`; the others follow, or are when asked for.
@@ -62,31 +65,55 @@ def unavailable(task: Task) -> TaskUnavailableError:
     """What to raise for a request whose task no worker could load."""
     return TaskUnavailableError(
         f"task {task.name!r} could not be loaded by the engine: its artifact "
-        f"{task.digest[:16]} is gone, replaced or damaged; send the request again, or "
-        "see the server's log and restore the artifact (or touch its task.json)"
+        f"{task.digest[:16]} is gone, replaced or damaged, or overflows the model's dtype; send "
+        "the request again, or see the server's log and restore the artifact (or touch its "
+        "task.json)"
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
-    """A sub-folder as it was when it had this stamp: a task, or why it is none."""
+    """A sub-folder as it was when it had this stamp: a task, or why it is none.
 
-    stamp: Stamp
+    Without a stamp it could not be read, and is read again when it is looked at next.
+    """
+
+    name: str
+    stamp: Stamp | None
     state: ListedTask | str
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether its tensors and labels are yet to be read."""
+        return type(self.state) is ListedTask
 
 
 class TaskRegistry:
     """All artifacts of a folder, validated for one base model and its tokenizer.
 
-    `refresh` may run in other threads: it replaces what the readers see in one step.
+    With `trusted` keys only what one of them signed serves.
+
+    All may be called from several threads: `refresh` replaces what readers see in one step, and an
+    artifact is checked once.
     """
 
-    def __init__(self, folder: Path, model: ModelIdentity, tokenizer: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: ModelIdentity,
+        tokenizer: Any,
+        trusted: TrustedKeys | None = None,
+    ) -> None:
         self.folder = folder
         self.model = model
         self.tokenizer = tokenizer
+        self.trusted = trusted
         self._entries: dict[str, _Entry] = {}  # by sub-folder, in name order
         self._serving: dict[str, _Entry] = {}  # by task name
+        self._names: list[str] = []  # of those, sorted
+        # Told what `refresh` returns, whoever called it, if anything changed.
+        self.on_change: Callable[[dict[str, str]], None] = lambda changed: None
+        self._checking = Lock()
         self._refreshing = Lock()  # two at once would each publish without the other's news
         self.refresh()
 
@@ -103,13 +130,19 @@ class TaskRegistry:
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def get(self, name: str) -> Task:
-        """The task of that name. Raises TaskNotFoundError naming those loaded."""
+        """The task of that name. Raises TaskNotFoundError naming some that are loaded."""
         entry = self._serving.get(name)
         if entry is not None:
-            self._check(entry)
+            if entry.unchecked:
+                self._check(entry)
             if isinstance(entry.state, Task):
                 return entry.state
         raise TaskNotFoundError(self._not_found(name))
+
+    def reads(self, name: str) -> bool:
+        """Whether `get` has to read files, which may take seconds for a thousand labels."""
+        entry = self._serving.get(name)
+        return entry is not None and entry.unchecked
 
     def successor(self, task: Task) -> Task:
         """What its name stands for by now, for a task that no worker could load.
@@ -129,11 +162,14 @@ class TaskRegistry:
         the folder cannot be read; what was served still is then.
         """
         with self._refreshing:
-            return self._refresh(names)
+            changed = self._refresh(names)
+            if changed:
+                self.on_change(changed)
+            return changed
 
     def check(self, folder: Path, digest: str | None = None) -> tuple[Artifact, LabelTrie]:
         """All that an artifact needs to serve here. Raises ArtifactError or PromptError."""
-        artifact = load_artifact(folder, self.model, digest)
+        artifact = load_artifact(folder, self.model, digest, self.trusted)
         spec = artifact.spec
         return artifact, label_trie(self.tokenizer, spec.prompt, spec.verbalizations)
 
@@ -145,30 +181,43 @@ class TaskRegistry:
     def _refresh(self, names: Iterable[str] | None) -> dict[str, str]:
         if names is None:
             names = {*self._entries, *artifact_folders(self.folder)}
+        entries, changed = self._read_again(names)
+        serving = _serving(entries.values())
+        # What `get` refused meanwhile. Looked at after `serving`, so that none is missed.
+        changed |= {entry.name for entry in self._serving.values() if isinstance(entry.state, str)}
+        if changed:
+            self._entries, self._serving = entries, serving
+            self._names = sorted(serving)
+        return {name: self._outcome(name) for name in sorted(changed)}
+
+    def _read_again(self, names: Iterable[str]) -> tuple[dict[str, _Entry], set[str]]:
+        """All entries by now, in name order, and which of them changed."""
         entries = dict(self._entries)
         changed = set()
+        unreadable = {}
         for name, stamp in self._stamps(names).items():
             known = entries.get(name)
             if stamp is None and known is not None:
                 changed.add(name)
                 del entries[name]
             elif stamp is not None and (known is None or known.stamp != stamp):
-                entry = _Entry(stamp, self._listed(name, stamp))
+                entry = self._listed(name, stamp)
                 # Another stamp by now: it is being written, and is read next time.
                 if folder_stamp(f"{self.folder}/{name}") == stamp:
                     changed.add(name)
                     entries[name] = entry
+                    if known is not None and known.stamp is None:
+                        unreadable[name] = known.state
         for name in self._unchecked(entries, changed):
             self._check(entries[name])
             if isinstance(entries[name].state, str):
                 changed.add(name)
-        if changed:
-            self._publish(dict(sorted(entries.items())))
-        return {name: self._outcome(name) for name in sorted(changed)}
+        changed -= {name for name, state in unreadable.items() if entries[name].state == state}
+        return dict(sorted(entries.items())), changed
 
     def _unchecked(self, entries: dict[str, _Entry], changed: set[str]) -> list[str]:
         """The next to check, those that just changed first."""
-        listed = [name for name, entry in entries.items() if type(entry.state) is ListedTask]
+        listed = [name for name, entry in entries.items() if entry.unchecked]
         return sorted(listed, key=lambda name: (name not in changed, name))[:CHECKS_PER_REFRESH]
 
     def _outcome(self, name: str) -> str:
@@ -184,39 +233,38 @@ class TaskRegistry:
         def stamped(names: Iterable[str]) -> dict[str, Stamp | None]:
             return {name: folder_stamp(f"{self.folder}/{name}") for name in names}
 
-        stamps = stamped(name for name in names if not name.startswith("."))
+        stamps = stamped(filter(may_be_artifact, names))
         gone = [name for name in stamps if stamps[name] is None and name in self._entries]
         if gone:
             time.sleep(BETWEEN_RENAMES_S)
             stamps |= stamped(gone)
         return stamps
 
-    def _publish(self, entries: dict[str, _Entry]) -> None:
-        serving: dict[str, _Entry] = {}
-        for entry in entries.values():
-            if isinstance(entry.state, ListedTask):
-                serving.setdefault(entry.state.name, entry)
-        self._entries, self._serving = entries, serving
-
-    def _listed(self, name: str, stamp: Stamp) -> ListedTask | str:
+    def _listed(self, name: str, stamp: Stamp) -> _Entry:
         path = self.folder / name
         try:
             spec, digest = read_spec(path)
+            if self.trusted is not None:
+                self.trusted.signer_of(path, digest)
             refuse_other_model(path, spec, self.model)
         except IFedICLError as error:
-            return self._reason(error)
-        return ListedTask(spec, digest, _generation(stamp), path)
+            return _Entry(name, None if _may_pass(error) else stamp, self._reason(error))
+        return _Entry(name, stamp, ListedTask(spec, digest, _generation(stamp), path))
 
     def _check(self, entry: _Entry) -> None:
         """Turn a listed task into one ready to serve, or into the reason why it is not."""
-        listed = entry.state
-        if isinstance(listed, Task | str):
-            return
-        try:
-            _, trie = self.check(listed.folder, listed.digest)
-            entry.state = Task(listed.spec, listed.digest, listed.generation, listed.folder, trie)
-        except IFedICLError as error:
-            entry.state = self._reason(error)
+        with self._checking:
+            listed = entry.state
+            if isinstance(listed, Task | str):  # by another thread
+                return
+            spec, digest, folder = listed.spec, listed.digest, listed.folder
+            try:
+                _, trie = self.check(folder, digest)
+                entry.state = Task(spec, digest, listed.generation, folder, trie)
+            except IFedICLError as error:
+                if _may_pass(error):
+                    entry.stamp = None
+                entry.state = self._reason(error)
 
     def _reason(self, error: IFedICLError) -> str:
         return str(error).replace(f"{self.folder}/", "")
@@ -233,11 +281,13 @@ class TaskRegistry:
         )
 
     def _not_found(self, name: str) -> str:
-        names = sorted(self.tasks)
-        available = ", ".join(repr(known) for known in names[:NAMES_IN_ERROR]) or "none"
-        if len(names) > NAMES_IN_ERROR:
-            available += f" and {len(names) - NAMES_IN_ERROR} more"
-        refused = self.refused.get(name)
+        others = (known for known in self._names if known != name)
+        available = ", ".join(map(repr, islice(others, NAMES_IN_ERROR))) or "none"
+        more = len(self._names) - (name in self._serving) - NAMES_IN_ERROR
+        if more > 0:
+            available += f" and {more} more"
+        entry = self._entries.get(name)
+        refused = self._refusal(name, entry) if entry else None
         because = f"; its artifact was refused: {refused}" if refused else ""
         return (
             f"task {name!r} is not loaded (loaded: {available}){because}; put its artifact "
@@ -245,5 +295,20 @@ class TaskRegistry:
         )
 
 
+def _serving(entries: Iterable[_Entry]) -> dict[str, _Entry]:
+    """By task name, from the first sub-folder that has it."""
+    serving: dict[str, _Entry] = {}
+    for entry in entries:
+        if isinstance(entry.state, ListedTask):
+            serving.setdefault(entry.state.name, entry)
+    return serving
+
+
 def _generation(stamp: Stamp) -> str:
     return hashlib.blake2b(repr(stamp).encode(), digest_size=8).hexdigest()
+
+
+def _may_pass(error: IFedICLError) -> bool:
+    """Whether a file could not be read for another reason than that there is none."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno not in (errno.ENOENT, errno.ENOTDIR)

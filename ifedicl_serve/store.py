@@ -31,6 +31,7 @@ from ifedicl_serve.errors import (
     UploadError,
 )
 from ifedicl_serve.registry import Task, TaskRegistry
+from ifedicl_serve.signing import SIGNATURE_FILE, read_signature
 
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -52,8 +53,12 @@ class TaskStore:
         """More than `vectors.safetensors` of any task of the served model."""
         return max_vectors_bytes(self.num_layers, self.hidden_size)
 
-    def put(self, name: TaskName, task_file: bytes, vectors: bytes) -> tuple[Task, bool]:
-        """Make the two files serve as task `name`: the task, and whether it replaced something.
+    def put(
+        self, name: TaskName, task_file: bytes, vectors: bytes, signature: bytes | None = None
+    ) -> tuple[Task, bool]:
+        """Make the files serve as task `name`: the task, and whether it replaced something.
+
+        Without a signature the task has none, also where it replaces a signed one.
 
         A task that another sub-folder already serves under that name is replaced there: put
         beside it, it would be a second one of that name, and refused. Raises UploadError for
@@ -65,6 +70,8 @@ class TaskStore:
             folder = self._place_of(name)
             replaces = (folder / TASK_FILE).is_file()
             files = {TASK_FILE: task_file, VECTORS_FILE: vectors}
+            if signature is not None:
+                files[SIGNATURE_FILE] = signature
             artifact = write_folder(folder, files, partial(self._checked, name))
             self.registry.refresh({folder.name})
             return self._now_serving(name, artifact.digest), replaces
@@ -129,6 +136,7 @@ class TaskStore:
                     f"served model has {self.num_layers} of width {self.hidden_size}; calibrate "
                     "the task on it"
                 )
+            read_signature(staged)
             return self.registry.check(staged)[0]
         except UploadError:
             raise

@@ -1,11 +1,12 @@
-"""Waiting for real servers, for every test that starts one."""
+"""Starting real servers, waiting for them and asking how busy they are."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +49,17 @@ def wait_for_port(port: int, process: subprocess.Popen) -> None:
 @contextmanager
 def ifedicl_serve(model: Path, tasks: Path, log: Path, *flags: str) -> Iterator[str]:
     """`ifedicl serve` in float32 in a process of its own: its base URL, once it is healthy."""
+    with served(model, tasks, log, *flags) as (url, _):
+        yield url
+
+
+@contextmanager
+def served(
+    model: Path, tasks: Path, log: Path, *flags: str
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """As `ifedicl_serve`, with the process, for tests that end it themselves."""
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     command = [
         str(Path(sys.executable).parent / "ifedicl"), "serve", "--model", str(model),
         "--tasks", str(tasks), "--port", str(port), "--dtype", "float32",
@@ -58,8 +69,8 @@ def ifedicl_serve(model: Path, tasks: Path, log: Path, *flags: str) -> Iterator[
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
-        wait_until_healthy(f"http://127.0.0.1:{port}", process)
-        yield f"http://127.0.0.1:{port}"
+        wait_until_healthy(url, process)
+        yield url, process
     except TimeoutError as error:
         pytest.fail(f"{error}\n{log.read_text()[-3000:]}")
     finally:
@@ -68,3 +79,24 @@ def ifedicl_serve(model: Path, tasks: Path, log: Path, *flags: str) -> Iterator[
             process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def metric(url: str, name: str, **labels: str) -> float:
+    """The sum of a metric's series with these labels."""
+    text = httpx.get(f"{url}/metrics").text
+    series = re.findall(rf"^{re.escape(name)}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    return sum(float(value) for found, value in series if all(one in found for one in wanted))
+
+
+def in_engine(url: str) -> float:
+    """Requests that the engine works on or holds back."""
+    return metric(url, "vllm:num_requests_running") + metric(url, "vllm:num_requests_waiting")
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for it. Raises AssertionError when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

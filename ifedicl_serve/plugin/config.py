@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl_serve import __version__
+from ifedicl_serve.signing import TrustedKeys
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """Where artifacts are, and how many tasks may be resident in a worker at once.
+    """Where artifacts are, how many may be resident in a worker at once, and who must sign them.
 
-    None means one per concurrent request, so that a batch of distinct tasks always fits.
+    None means one per concurrent request, so that a batch of distinct tasks always fits, and that
+    nobody need sign.
     """
 
     tasks_dir: Path
     max_resident_tasks: int | None = None
+    trusted: TrustedKeys | None = None
 
     def compute_hash(self) -> str:
-        """vLLM's compile-cache key: what shapes the compiled graph, so not the folder."""
+        """vLLM's compile-cache key: what shapes the compiled graph, so neither folder nor keys."""
         shape = f"ifedicl {__version__} max_resident_tasks={self.max_resident_tasks}"
         return hashlib.sha256(shape.encode()).hexdigest()
 

@@ -185,6 +185,7 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     own = get_pp_indices(num_layers, pipeline.rank_in_group, pipeline.world_size)
     return SlotTables(
         tasks_dir=tasks.tasks_dir,
+        trusted=tasks.trusted,
         model=ModelIdentity.of(model_config.model),
         layers=range(*own),
         num_layers=num_layers,

@@ -8,12 +8,18 @@ alone.
 """
 
 import json
+import re
+import reprlib
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 KEY = "ifedicl"
 MALFORMED = "malformed"  # a digest no artifact has: its requests are answered with NaN
+DIGEST = re.compile(rf"[0-9a-f]{{64}}|{MALFORMED}")
+# What a caller may have every process remember: a thousand labels' tokens fit, no more.
+MAX_CHARS = 16 << 10
+MAX_GENERATION_CHARS = 64
 
 
 class TaskKey(NamedTuple):
@@ -57,9 +63,12 @@ class TaskRequest:
         extra = getattr(params, "extra_kwargs", None) or getattr(params, "extra_args", None) or {}
         if KEY not in extra:
             return cls()
-        if not isinstance(extra[KEY], str):
-            raise ValueError(f"{KEY!r} is a {type(extra[KEY]).__name__}, expected a JSON string")
-        return _parsed(extra[KEY])
+        text = extra[KEY]
+        if not isinstance(text, str):
+            raise ValueError(f"{KEY!r} is a {type(text).__name__}, expected a JSON string")
+        if len(text) > MAX_CHARS:
+            raise ValueError(f"{KEY!r} has {len(text)} characters, expected at most {MAX_CHARS}")
+        return _parsed(text)
 
 
 def replace_task(request: Any, task: TaskRequest) -> None:
@@ -73,7 +82,7 @@ def replace_task(request: Any, task: TaskRequest) -> None:
 FIELDS = {field.name for field in fields(TaskRequest)}
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _parsed(text: str) -> TaskRequest:
     try:
         value = json.loads(text)
@@ -83,10 +92,13 @@ def _parsed(text: str) -> TaskRequest:
         raise ValueError(f"{KEY!r} must hold {', '.join(sorted(FIELDS))}")
     digest, ids = value.get("digest"), value.get("label_token_ids") or []
     generation = value.get("generation", "")
-    if digest is not None and not isinstance(digest, str):
-        raise ValueError(f"digest must be a string or null, got {type(digest).__name__}")
-    if not isinstance(generation, str):
-        raise ValueError(f"generation must be a string, got {type(generation).__name__}")
+    if digest is not None and not (isinstance(digest, str) and DIGEST.fullmatch(digest)):
+        raise ValueError(f"digest is {reprlib.repr(digest)}, expected null or 64 hex digits")
+    if not isinstance(generation, str) or len(generation) > MAX_GENERATION_CHARS:
+        raise ValueError(
+            f"generation is {reprlib.repr(generation)}, expected a string of at most "
+            f"{MAX_GENERATION_CHARS} characters"
+        )
     if not isinstance(ids, list) or not all(
         type(token) is int and 0 <= token < 1 << 31 for token in ids
     ):

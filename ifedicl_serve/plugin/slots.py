@@ -20,21 +20,24 @@ from ifedicl_serve.artifact import Artifact, load_artifact
 from ifedicl_serve.errors import ArtifactError
 from ifedicl_serve.folder import ArtifactIndex
 from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import SITES, fold
+from ifedicl_serve.injection import SITES, Injection, fold
 from ifedicl_serve.plugin import metrics
 from ifedicl_serve.plugin.request import TaskKey
+from ifedicl_serve.signing import TrustedKeys
 
 logger = logging.getLogger("vllm.ifedicl")
 
 IDENTITY_SLOT, FAILED_SLOT = 0, 1
 RESERVED_SLOTS = 2
+MAX_FAILED = 1 << 18  # about 80 MB; who may name any digest could else fill the memory
 
 
 class SlotTables:
     """`scale` [layers, 2, slots], `shift` [layers, 2, slots, hidden], `token_slots` [tokens].
 
     The tensors keep their addresses for life, as captured graphs read them. `layers` is the
-    range of decoder layers this worker holds, of `num_layers` in all.
+    range of decoder layers this worker holds, of `num_layers` in all. With `trusted` keys only
+    what one of them signed is loaded.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class SlotTables:
         max_tokens: int,
         dtype: torch.dtype,
         device: torch.device,
+        trusted: TrustedKeys | None = None,
     ) -> None:
-        self.model, self.layers = model, layers
+        self.model, self.layers, self.trusted = model, layers, trusted
         self.index = ArtifactIndex(tasks_dir)
         shape = (len(layers), len(SITES), RESERVED_SLOTS + num_tasks)
         self.scale = torch.ones(shape, dtype=torch.float32, device=device)
@@ -58,7 +62,8 @@ class SlotTables:
             self.shift[-1, -1, FAILED_SLOT] = torch.nan
         self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._slots: OrderedDict[TaskKey, int] = OrderedDict()  # oldest use first
-        # For good: KV of their unadapted tokens may be cached under the salt of the key.
+        # For good: KV of their unadapted tokens may be cached under the salt of the key. So none is
+        # forgotten, and once there is no room for more, none is loaded that may have failed.
         self._failed: set[TaskKey] = set()
         self._free = list(range(RESERVED_SLOTS, RESERVED_SLOTS + num_tasks))[::-1]
         self._tokens_used = 0
@@ -84,6 +89,7 @@ class SlotTables:
         """
         wanted = dict.fromkeys(task for task in tasks if task is not None)
         metrics.QUERIES.inc(len(wanted))
+        metrics.measure_memory("worker")
         for task in wanted:
             if task in self._slots:
                 self._slots.move_to_end(task)  # now newer than anything this batch may evict
@@ -94,24 +100,58 @@ class SlotTables:
         self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
 
     def _load(self, task: TaskKey) -> None:
-        try:
-            artifact = load_artifact(self.index.find(task.digest), self.model, task.digest)
-            self._refuse_other_shape(artifact)
-        except ArtifactError as error:
+        if len(self._failed) >= MAX_FAILED:
             logger.error(
-                "task %s is unavailable until its folder changes: %s", task.digest[:16], error
+                "task %s is not loaded: %d others failed before, and no more can be remembered; "
+                "restart the server",
+                task.digest[:16],
+                MAX_FAILED,
+            )
+            metrics.FAILURES.inc()
+            return
+        try:
+            injection = self._injection(task.digest)
+        except Exception as error:  # of any kind: it would end the engine
+            logger.error(
+                "task %s is unavailable until its folder changes: %s",
+                task.digest[:16],
+                error,
+                exc_info=not isinstance(error, ArtifactError),
             )
             self._failed.add(task)
             metrics.FAILURES.inc()
             return
         slot = self._free.pop() if self._free else self._evict()
-        injection = fold(artifact.context_vector, artifact.coefficients)
-        local = slice(self.layers.start, self.layers.stop)
-        self.scale[:, :, slot].copy_(injection.scale[local])
-        self.shift[:, :, slot].copy_(injection.shift[local])
+        self.scale[:, :, slot].copy_(injection.scale)
+        self.shift[:, :, slot].copy_(injection.shift)
         self._slots[task] = slot
         metrics.LOADS.inc()
         metrics.RESIDENT.set(len(self._slots))
+
+    def _injection(self, digest: str) -> Injection:
+        """Of this worker's layers, in the dtypes of the tables."""
+        artifact = self._artifact(digest)
+        folded = fold(artifact.context_vector, artifact.coefficients)
+        shift = folded.shift.to(self.shift.dtype)
+        if not shift.isfinite().all():
+            raise ArtifactError(
+                f"lambda times its context vector goes up to {folded.shift.abs().max():.3g}, "
+                f"{shift.dtype} to {torch.finfo(shift.dtype).max:.3g}; serve it in another --dtype "
+                "or calibrate it again"
+            )
+        local = slice(self.layers.start, self.layers.stop)
+        return Injection(folded.scale[local], shift[local])
+
+    def _artifact(self, digest: str) -> Artifact:
+        """From the first folder where it is sound, as a damaged or unsigned copy harms no other."""
+        for folder in self.index.find(digest):
+            try:
+                artifact = load_artifact(folder, self.model, digest, self.trusted)
+                self._refuse_other_shape(artifact)
+                return artifact
+            except ArtifactError as error:
+                refusal = error
+        raise refusal
 
     def _evict(self) -> int:
         metrics.EVICTIONS.inc()

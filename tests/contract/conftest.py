@@ -1,14 +1,10 @@
-"""Tokenizers of three kinds, and hypothesis without deadlines: machines are shared."""
+"""Tokenizers of three kinds."""
 
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-settings.register_profile("ours", deadline=None, database=None, derandomize=True)
-settings.load_profile("ours")
 
 TINY_QWEN2 = Path(__file__).resolve().parents[2] / "examples" / "tiny_qwen2"
 

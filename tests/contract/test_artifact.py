@@ -17,6 +17,7 @@ from ifedicl_serve.artifact import (
     save_artifact,
 )
 from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.injection import LAMBDA
 from ifedicl_serve.prompt import PromptTemplate
 from tests.contract.factory import (
     HIDDEN,
@@ -66,6 +67,15 @@ def test_low_precision_and_transposed_tensors_are_stored_as_float32(tmp_path):
     loaded = save_artifact(spec, half.requires_grad_(), coefficients.double(), tmp_path / "sst2")
     assert torch.equal(loaded.context_vector, half.float())
     assert loaded.coefficients.dtype == torch.float32
+
+
+def test_an_artifact_from_before_round_losses_were_recorded_is_loaded(tmp_path):
+    make_artifact(tmp_path / "sst2")
+    path = tmp_path / "sst2" / TASK_FILE
+    record = json.loads(path.read_text())["calibration"]
+    del record["round_losses"]
+    edit_task(tmp_path / "sst2", calibration=record)
+    assert load_artifact(tmp_path / "sst2").spec.calibration.round_losses == ()
 
 
 def test_equal_content_has_an_equal_digest(tmp_path):
@@ -308,18 +318,27 @@ def test_a_number_that_is_not_finite_is_refused(folder, name, value):
     assert refusal(folder).endswith(f"{name} has NaN or infinite values; calibrate again")
 
 
+def test_numbers_whose_product_overflows_are_refused(folder):
+    artifact = load_artifact(folder)
+    vector, coefficients = artifact.context_vector.clone(), artifact.coefficients.clone()
+    vector[-1, 0, 0], coefficients[-1, 0, LAMBDA] = 1e30, -1e30
+    edit_vectors(folder, context_vector=vector, coefficients=coefficients)
+    assert refusal(folder) == (
+        f"{folder}: lambda times the context vector is more than float32 holds; calibrate again"
+    )
+
+
 def test_a_wrong_shape_is_refused(folder):
     edit_vectors(folder, context_vector=torch.zeros(LAYERS, 2, HIDDEN + 1))
     assert refusal(folder).endswith(
-        f"context_vector is torch.float32 ({LAYERS}, 2, {HIDDEN + 1}), expected torch.float32 "
-        f"({LAYERS}, 2, {HIDDEN})"
+        f"context_vector is F32 ({LAYERS}, 2, {HIDDEN + 1}), expected F32 ({LAYERS}, 2, {HIDDEN})"
     )
 
 
 def test_a_wrong_dtype_is_refused(folder):
     edit_vectors(folder, coefficients=torch.zeros(LAYERS, 2, 2, dtype=torch.float16))
     assert refusal(folder).endswith(
-        f"coefficients is torch.float16 ({LAYERS}, 2, 2), expected torch.float32 ({LAYERS}, 2, 2)"
+        f"coefficients is F16 ({LAYERS}, 2, 2), expected F32 ({LAYERS}, 2, 2)"
     )
 
 

@@ -6,12 +6,13 @@ A server loads artifacts inside the engine, where any other exception would end 
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE, load_artifact
 from ifedicl_serve.errors import ArtifactError
 from tests.contract.factory import MODEL, make_artifact, replace_vectors
+from tests.properties import examples
 
 DTYPES = (
     "BOOL F4 F6_E2M3 F6_E3M2 U8 I8 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ I16 U16 F16 "
@@ -82,7 +83,7 @@ def test_flipped_bits_and_truncation_of_the_task(folder, intact, flips, cut):
     loads_or_is_refused(folder)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(steps=st.lists(st.integers(0, 20), min_size=1, max_size=4), value=json_values)
 @example(steps=[0], value=[[]])
 def test_any_value_anywhere_in_the_task(folder, intact, steps, value):
@@ -99,7 +100,7 @@ def test_random_bytes_as_vectors(folder, intact, raw):
     loads_or_is_refused(folder)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(flips=flips, cut=cuts | st.just(1.0))
 def test_flipped_bits_and_truncation_of_the_vectors(folder, intact, flips, cut):
     (folder / TASK_FILE).write_bytes(intact[TASK_FILE])

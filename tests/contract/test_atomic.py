@@ -1,4 +1,4 @@
-"""Folders that change whole: failures half-way, symbolic links, and several writers at once."""
+"""Files and folders that change whole: failures half-way, links, and several writers at once."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl_serve import atomic
-from ifedicl_serve.atomic import remove_folder, write_folder
+from ifedicl_serve.atomic import remove_folder, replaced_file, write_folder
 
 WRITERS, WRITES = 3, 60
 FILES = ("one", "two")
@@ -105,3 +105,21 @@ def test_of_several_processes_that_write_at_once_one_wins_whole(tmp_path):
             done.result()
     assert content(folder) < {*texts} and len(content(folder)) == 1
     assert visible(tmp_path) == ["task"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, elsewhere):
+    path, staging = tmp_path / "file", tmp_path / "staging"
+    staging.mkdir()
+    path.write_text("old")
+    with pytest.raises(OSError, match="no"):
+        with replaced_file(path, staging if elsewhere else None) as staged:
+            staged.write_text("half")
+            raise OSError("no")
+    assert path.read_text() == "old"
+    with replaced_file(path, staging if elsewhere else None) as staged:
+        assert (staged.parent == staging) == elsewhere
+        staged.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert visible(tmp_path) == ["file", "staging"] and visible(staging) == []

@@ -135,6 +135,15 @@ def test_retrained_weights_of_the_same_shape_are_another_model(checkpoint, tmp_p
     assert "weights digest" in before.mismatch(ModelIdentity.of(str(tmp_path / "base")))
 
 
+def test_a_single_number_among_the_weights_matters(checkpoint, tmp_path):
+    """As the scales of some quantised checkpoints are."""
+    checkpoint()
+    save_weights(tmp_path / "base", 1.0, [[1.0, 2.0]])
+    before = ModelIdentity.of(str(tmp_path / "base"))
+    save_weights(tmp_path / "base", 1.5, [[1.0, 2.0]])
+    assert "weights digest" in before.mismatch(ModelIdentity.of(str(tmp_path / "base")))
+
+
 def test_the_same_weights_in_shards_are_the_same_model(checkpoint, tmp_path):
     checkpoint()
     checkpoint(folder="shards")

@@ -83,6 +83,15 @@ def test_hidden_folders_and_files_are_skipped(tmp_path, bpe):
     assert tasks.refused == {}
 
 
+def test_folders_whose_name_is_no_text_are_skipped(tmp_path, bpe):
+    """Listed as refused, such a name could not be sent to anybody."""
+    make_artifact(tmp_path / "sst2")
+    os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
+    tasks = registry(tmp_path, bpe)
+    assert (list(tasks.tasks), tasks.refused) == (["sst2"], {})
+    assert tasks.refresh({"caf\udce9"}) == {}
+
+
 def test_an_empty_folder_serves_nothing(tmp_path, bpe):
     tasks = registry(tmp_path, bpe)
     assert (tasks.tasks, tasks.refused) == ({}, {})
@@ -147,7 +156,7 @@ def touch():
 def test_the_index_finds_artifacts_by_content(tmp_path):
     one, two = (make_artifact(tmp_path / name, name=name).digest for name in ("one", "two"))
     index = ArtifactIndex(tmp_path)
-    assert (index.find(one), index.find(two)) == (tmp_path / "one", tmp_path / "two")
+    assert (index.find(one), index.find(two)) == ([tmp_path / "one"], [tmp_path / "two"])
 
 
 def test_the_index_reads_again_when_an_artifact_is_added(tmp_path, touch):
@@ -155,7 +164,7 @@ def test_the_index_reads_again_when_an_artifact_is_added(tmp_path, touch):
     index.find(make_artifact(tmp_path / "one", name="one").digest)
     added = make_artifact(tmp_path / "two", name="two").digest
     touch(tmp_path)
-    assert index.find(added) == tmp_path / "two"
+    assert index.find(added) == [tmp_path / "two"]
 
 
 def test_the_index_reads_again_when_an_artifact_is_replaced(tmp_path, touch):
@@ -163,7 +172,7 @@ def test_the_index_reads_again_when_an_artifact_is_replaced(tmp_path, touch):
     index.find(make_artifact(tmp_path / "sst2").digest)
     replaced = make_artifact(tmp_path / "sst2", seed=1).digest
     touch(tmp_path)
-    assert index.find(replaced) == tmp_path / "sst2"
+    assert index.find(replaced) == [tmp_path / "sst2"]
 
 
 def test_the_index_finds_an_artifact_that_was_renamed(tmp_path, touch):
@@ -172,7 +181,7 @@ def test_the_index_finds_an_artifact_that_was_renamed(tmp_path, touch):
     index.find(digest)
     (tmp_path / "old").rename(tmp_path / "new")
     touch(tmp_path)
-    assert index.find(digest) == tmp_path / "new"
+    assert index.find(digest) == [tmp_path / "new"]
 
 
 def test_the_index_finds_an_artifact_whose_files_were_copied_in_late(tmp_path, touch):
@@ -184,7 +193,7 @@ def test_the_index_finds_an_artifact_whose_files_were_copied_in_late(tmp_path, t
         index.find(digest)
     for name in (VECTORS_FILE, TASK_FILE):
         (tmp_path / ".elsewhere" / "sst2" / name).rename(tmp_path / "sst2" / name)
-    assert index.find(digest) == tmp_path / "sst2"
+    assert index.find(digest) == [tmp_path / "sst2"]
 
 
 def test_the_index_does_not_read_again_while_nothing_changed(tmp_path, monkeypatch):
@@ -198,10 +207,18 @@ def test_the_index_does_not_read_again_while_nothing_changed(tmp_path, monkeypat
     assert reads == [str(tmp_path / "sst2")]
 
 
+def test_the_index_reads_again_what_could_not_be_read_for_a_moment(tmp_path, monkeypatch):
+    digest = make_artifact(tmp_path / "sst2").digest
+    with monkeypatch.context() as patch:
+        patch.setattr("ifedicl_serve.folder.read_file", lambda path, limit: open("/dev/null/x"))
+        index = ArtifactIndex(tmp_path)
+    assert index.find(digest) == [tmp_path / "sst2"]
+
+
 def test_the_index_skips_broken_artifacts(tmp_path):
     digest = make_artifact(tmp_path / "sst2").digest
     (tmp_path / "broken").mkdir()
-    assert ArtifactIndex(tmp_path).find(digest) == tmp_path / "sst2"
+    assert ArtifactIndex(tmp_path).find(digest) == [tmp_path / "sst2"]
 
 
 def test_an_unknown_digest_is_refused(tmp_path):

@@ -1,10 +1,14 @@
 """The artifact folder while it changes: what `refresh` makes of it, and what it reads."""
 
+import errno
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import ifedicl_serve.artifact
 import ifedicl_serve.registry
 from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.errors import ArtifactError, TaskNotFoundError, TaskUnavailableError
@@ -78,6 +82,18 @@ def test_a_task_that_is_gone_has_no_successor(registry, tmp_path):
         registry.successor(old)
 
 
+def test_changes_are_told_whoever_looked(registry, tmp_path):
+    told = []
+    registry.on_change = told.append
+    old = registry.get("sst2")
+    new = make_artifact(tmp_path / "sst2", seed=1).digest
+    registry.successor(old)
+    registry.refresh()
+    shutil.rmtree(tmp_path / "sst2")
+    registry.refresh()
+    assert told == [{"sst2": f"serves task 'sst2', {new[:16]}"}, {"sst2": "removed"}]
+
+
 def test_only_the_sub_folders_named_are_looked_at(registry, tmp_path):
     for name in ("trec", "subj"):
         make_artifact(tmp_path / name, name=name)
@@ -134,6 +150,55 @@ def test_a_folder_that_changes_while_it_is_read_keeps_its_last_state(
     monkeypatch.setattr("ifedicl_serve.registry.read_spec", read_while_somebody_writes)
     assert registry.refresh() == {}
     assert registry.get("sst2") is old
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Names of files that cannot be read for now, and why."""
+    errors = {}
+    read_file = ifedicl_serve.artifact.read_file
+
+    def read_unless_it_fails(path, limit):
+        if path.name in errors:
+            raise OSError(errors[path.name], os.strerror(errors[path.name]))
+        return read_file(path, limit)
+
+    monkeypatch.setattr("ifedicl_serve.artifact.read_file", read_unless_it_fails)
+    return errors
+
+
+@pytest.mark.parametrize("file", [TASK_FILE, VECTORS_FILE])
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.ESTALE])
+def test_a_task_that_could_not_be_read_for_a_moment_serves_once_it_can(
+    registry, tmp_path, unreadable, file, error
+):
+    make_artifact(tmp_path / "trec", name="trec")
+    unreadable[file] = error
+    assert os.strerror(error) in registry.refresh()["trec"]
+    assert os.strerror(error) in registry.refused["trec"]
+    assert registry.refresh() == {}  # as it was
+    unreadable.clear()
+    assert registry.refresh()["trec"].startswith("serves task 'trec'")
+    assert registry.get("trec").name == "trec"
+
+
+def test_a_task_that_could_not_be_read_when_it_was_asked_for_serves_once_it_can(many, unreadable):
+    unreadable[VECTORS_FILE] = errno.EMFILE
+    with pytest.raises(TaskNotFoundError, match="c/vectors.safetensors: cannot read: Too many"):
+        many.get("c")
+    unreadable.clear()
+    many.refresh()
+    assert many.get("c").name == "c"
+
+
+def test_a_file_that_is_not_there_is_looked_for_again_when_the_folder_changes(
+    registry, tmp_path, reads
+):
+    make_artifact(tmp_path / "trec", name="trec")
+    (tmp_path / "trec" / VECTORS_FILE).unlink()
+    registry.refresh()
+    registry.refresh()
+    assert reads == ["trec"]
 
 
 def test_a_missing_tasks_directory_leaves_what_was_served(registry, tmp_path):
@@ -209,8 +274,60 @@ def test_an_artifact_is_checked_when_it_is_asked_for(many):
     assert list(many.refused) == ["d"]
 
 
+def test_an_artifact_that_several_ask_for_at_once_is_checked_once(many, monkeypatch):
+    checked = []
+    check = many.check
+
+    def slow_check(folder, digest=None):
+        checked.append(folder.name)
+        time.sleep(0.1)
+        return check(folder, digest)
+
+    monkeypatch.setattr(many, "check", slow_check)
+    with ThreadPoolExecutor(8) as threads:
+        tasks = list(threads.map(many.get, ["c"] * 8))
+    assert checked == ["c"]
+    assert all(task is tasks[0] for task in tasks)
+
+
+def test_only_an_artifact_that_is_yet_to_be_checked_is_read_when_asked_for(many):
+    assert [many.reads(name) for name in ("a", "c", "d", "nobody")] == [False, True, True, False]
+    many.get("c")
+    with pytest.raises(TaskNotFoundError):
+        many.get("d")
+    assert not many.reads("c")
+    assert not many.reads("d")
+
+
+def test_a_name_that_is_not_found_costs_no_look_at_all_tasks(many, monkeypatch):
+    """Anybody can ask for such names."""
+    monkeypatch.setattr(TaskRegistry, "tasks", None)
+    monkeypatch.setattr(TaskRegistry, "refused", None)
+    with pytest.raises(TaskNotFoundError, match="loaded: 'a', 'b', 'c', 'd'"):
+        many.get("nobody")
+    with pytest.raises(
+        TaskNotFoundError, match=r"\(loaded: 'a', 'b', 'c'\); its artifact was refused"
+    ):
+        many.get("d")
+
+
 def test_what_was_dropped_in_is_checked_before_what_is_waiting(many, tmp_path):
     make_artifact(tmp_path / "z", name="z")
     many.refresh()
     assert kinds(many)["z"] is Task
     assert kinds(many)["b"] is ListedTask
+
+
+def test_a_task_refused_when_it_was_asked_for_serves_from_another_folder_that_holds_it(
+    many, tmp_path
+):
+    make_artifact(tmp_path / "cc", name="cc")  # the next to be checked
+    for name in ("e", "f"):
+        make_artifact(tmp_path / name, name="dup")
+    (tmp_path / "e" / VECTORS_FILE).write_bytes(b"")
+    many.refresh()
+    with pytest.raises(TaskNotFoundError):
+        many.get("dup")
+    assert many.refresh(())["e"].startswith("refused, e/vectors.safetensors: content does not")
+    assert many.get("dup").folder == tmp_path / "f"
+    assert "e" not in many.refresh(())

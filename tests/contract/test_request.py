@@ -1,14 +1,24 @@
 """What a request carries through vLLM, the salt made from it, and the engine's configuration."""
 
 import json
+import reprlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ifedicl_serve.artifact import MAX_LABELS
 from ifedicl_serve.plugin.cache_salt import task_salt
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.request import KEY, TaskKey, TaskRequest, replace_task
+from ifedicl_serve.plugin.request import (
+    KEY,
+    MALFORMED,
+    MAX_CHARS,
+    MAX_GENERATION_CHARS,
+    TaskKey,
+    TaskRequest,
+    replace_task,
+)
 
 
 def params(value):
@@ -33,8 +43,8 @@ def test_a_request_survives_the_way_through_the_engine(request_):
 
 def test_it_travels_as_one_string():
     """vLLM copies it deeply several times a request."""
-    assert TaskRequest("d", (1, 2)).extra_kwargs() == {
-        "ifedicl": '{"digest": "d", "label_token_ids": [1, 2], "generation": ""}'
+    assert TaskRequest(None, (1, 2)).extra_kwargs() == {
+        "ifedicl": '{"digest": null, "label_token_ids": [1, 2], "generation": ""}'
     }
 
 
@@ -68,13 +78,13 @@ def test_a_request_without_our_key_is_unadapted(params):
 def test_vllms_parameters_of_either_kind_carry_it(kind):
     from vllm import PoolingParams, SamplingParams
 
-    asked = TaskRequest("d", (5,), "g")
+    asked = TaskRequest("d" * 64, (5,), "g")
     pooling = PoolingParams(extra_kwargs=asked.extra_kwargs()) if kind == "pooling" else None
     sampling = SamplingParams(extra_args=asked.extra_kwargs()) if kind == "sampling" else None
     request = SimpleNamespace(pooling_params=pooling, sampling_params=sampling)
     assert TaskRequest.of_request(request) == asked
-    replace_task(request, TaskRequest("other"))
-    assert TaskRequest.of_request(request) == TaskRequest("other")
+    replace_task(request, TaskRequest(MALFORMED))
+    assert TaskRequest.of_request(request) == TaskRequest(MALFORMED)
 
 
 @pytest.mark.parametrize("value", [None, "d", ["d"], 1, {"digest": "d", "slot": 3}])
@@ -84,17 +94,34 @@ def test_a_value_of_another_shape_is_refused(value):
     assert str(caught.value) == ("'ifedicl' must hold digest, generation, label_token_ids")
 
 
-@pytest.mark.parametrize(("digest", "kind"), [(7, "int"), (["d"], "list")])
-def test_a_digest_that_is_no_string_is_refused(digest, kind):
+@pytest.mark.parametrize(
+    "digest", [7, ["d"], "", "d", "g" * 64, "D" * 64, "d" * 65, f"{'d' * 64}\n", "d" * 10_000]
+)
+def test_a_digest_that_is_none_is_refused(digest):
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(params({"digest": digest}))
-    assert str(caught.value) == f"digest must be a string or null, got {kind}"
+    assert str(caught.value) == f"digest is {reprlib.repr(digest)}, expected null or 64 hex digits"
 
 
-@pytest.mark.parametrize("generation", [None, 1, ["g"]])
-def test_a_generation_that_is_no_string_is_refused(generation):
-    with pytest.raises(ValueError, match="generation must be a string, got "):
-        TaskRequest.of(params({"digest": "d", "generation": generation}))
+@pytest.mark.parametrize("generation", [None, 1, ["g"], "g" * (MAX_GENERATION_CHARS + 1)])
+def test_a_generation_that_is_no_short_string_is_refused(generation):
+    with pytest.raises(ValueError) as caught:
+        TaskRequest.of(params({"digest": "d" * 64, "generation": generation}))
+    assert str(caught.value) == (
+        f"generation is {reprlib.repr(generation)}, expected a string of at most "
+        f"{MAX_GENERATION_CHARS} characters"
+    )
+
+
+def test_the_longest_request_of_a_served_task_is_read_and_longer_ones_are_refused():
+    """Every process keeps what it read, for the next step."""
+    most = TaskRequest("d" * 64, ((1 << 31) - 1,) * MAX_LABELS, "g" * MAX_GENERATION_CHARS)
+    assert TaskRequest.of(SimpleNamespace(extra_kwargs=most.extra_kwargs())) == most
+    with pytest.raises(ValueError) as caught:
+        TaskRequest.of(SimpleNamespace(extra_kwargs={KEY: " " * MAX_CHARS + "{}"}))
+    assert str(caught.value) == (
+        f"'ifedicl' has {MAX_CHARS + 2} characters, expected at most {MAX_CHARS}"
+    )
 
 
 def test_a_request_is_filed_under_digest_and_generation():

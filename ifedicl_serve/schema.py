@@ -4,7 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
+from ifedicl_serve.text import why_unusable
+
 MAX_BATCH = 2048  # as OpenAI's embeddings endpoint
+MAX_TEXT_CHARS = 1 << 20  # a quarter of a million tokens, and about a second to tokenise
+MAX_SCORES = 1 << 18  # in one response: texts times labels
 
 
 class ClassifyRequest(BaseModel):
@@ -26,6 +30,21 @@ class ClassifyRequest(BaseModel):
     truncate: Annotated[
         bool, Field(description="Cut texts that do not fit the context instead of refusing them.")
     ] = False
+    timeout: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Seconds to answer in, or 504; the server's --request-timeout if longer "
+            "or absent.",
+        ),
+    ] = None
+    adapted: Annotated[
+        bool,
+        Field(
+            description="false: the base model's answer to the same prompt, without the task's "
+            "injection, to compare with."
+        ),
+    ] = True
 
     @field_validator("input", mode="before")
     @classmethod
@@ -39,8 +58,12 @@ class ClassifyRequest(BaseModel):
             if not isinstance(text, str):
                 kind = type(text).__name__
                 raise ValueError(f"{where} is a {kind}, expected a string or a list of strings")
-            if not text.strip():
-                raise ValueError(f"{where} is empty, expected something to classify")
+            if len(text) > MAX_TEXT_CHARS:
+                raise ValueError(
+                    f"{where} has {len(text)} characters, expected at most {MAX_TEXT_CHARS}"
+                )
+            if problem := why_unusable(text):
+                raise ValueError(f"{where} {problem}")
         return value
 
     @property
@@ -88,12 +111,13 @@ class ClassifyResponse(BaseModel):
     created: int
     model: str
     task_digest: str
+    adapted: bool
     data: list[Classification]
     usage: Usage
 
 
-class TaskCard(BaseModel):
-    """What is known about a served task."""
+class TaskSummary(BaseModel):
+    """A served task, as it is listed."""
 
     id: str
     object: Literal["task"] = "task"
@@ -105,6 +129,47 @@ class TaskCard(BaseModel):
     layers: list[int]
     sites: list[str]
     metrics: dict[str, float]
+
+
+class CalibrationCard(BaseModel):
+    """How a task was made. How many examples each client holds is the clients' business."""
+
+    loss: str
+    rounds: int
+    round_losses: Annotated[
+        list[float],
+        Field(description="Mean loss of each round; empty if withheld, or of an older artifact."),
+    ]
+    seed: int
+    clients: int
+    examples: int
+    settings: dict[str, int | float | str]
+    wire_bytes: dict[str, int]
+    versions: dict[str, str]
+
+
+class TaskCard(TaskSummary):
+    """What is known about a served task."""
+
+    verbalizations: Annotated[
+        list[str], Field(description="The words the model reads, in the order of `labels`.")
+    ]
+    calibration: CalibrationCard
+
+
+class Coefficients(BaseModel):
+    """`h' = beta * h + lambda * v` at every layer (row) and site (column); 1 and 0 where the task
+    does not adapt."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    id: str
+    object: Literal["task.coefficients"] = "task.coefficients"
+    digest: str
+    layers: list[int]
+    sites: list[str]
+    beta: list[list[float]]
+    lambda_: Annotated[list[list[float]], Field(alias="lambda")]
 
 
 class RefusedTask(BaseModel):
@@ -120,7 +185,7 @@ class TaskList(BaseModel):
     """Every artifact in the tasks directory."""
 
     object: Literal["list"] = "list"
-    data: list[TaskCard | RefusedTask]
+    data: list[TaskSummary | RefusedTask]
 
 
 class ReloadReport(BaseModel):
