@@ -1,0 +1,95 @@
+"""The service's calls as exchanges: requests built, responses parsed, no I/O."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from ifedicl_serve.client.errors import APIResponseError, APIStatusError
+from ifedicl_serve.client.retry import Exchange, Retries
+from ifedicl_serve.schema import (
+    MAX_BATCH,
+    Classification,
+    ClassifyResponse,
+    RefusedTask,
+    TaskCard,
+    TaskList,
+    TaskSummary,
+)
+
+M = TypeVar("M", bound=BaseModel)
+Build = Callable[..., httpx.Request]  # as httpx.Client.build_request
+
+
+class Calls:
+    """Builds each call's exchange with the server that `build` makes requests for."""
+
+    def __init__(self, build: Build, retries: Retries, batch_size: int) -> None:
+        if not 1 <= batch_size <= MAX_BATCH:
+            raise ValueError(f"batch_size is {batch_size}, a request takes 1 to {MAX_BATCH} texts")
+        self.build = build
+        self.retries = retries
+        self.batch_size = batch_size
+
+    def classify(
+        self,
+        task: str,
+        texts: str | Sequence[str],
+        top_k: int | None,
+        truncate: bool,
+        adapted: bool,
+    ) -> list[Exchange[list[Classification]]]:
+        """One exchange per batch of texts, in order; fields are sent only if they say something."""
+        options: dict[str, Any] = {"task": task}
+        if top_k is not None:
+            options["top_k"] = top_k
+        if truncate:
+            options["truncate"] = True
+        if not adapted:
+            options["adapted"] = False
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        return [
+            self._classify(options, texts[start : start + self.batch_size], start)
+            for start in range(0, len(texts), self.batch_size)
+        ]
+
+    def _classify(
+        self, options: dict[str, Any], texts: list[str], start: int
+    ) -> Exchange[list[Classification]]:
+        try:
+            response = yield from self._send(
+                ClassifyResponse, "POST", "/v1/classify", json={**options, "input": texts}
+            )
+        except APIStatusError as error:
+            if start:  # the server counts from 0
+                error.add_note(f"in the request with texts {start} to {start + len(texts) - 1}")
+            raise
+        if len(response.data) != len(texts):
+            raise APIResponseError(f"{len(response.data)} results for {len(texts)} texts")
+        return [
+            result.model_copy(update={"index": start + result.index}) for result in response.data
+        ]
+
+    def tasks(self) -> Exchange[list[TaskSummary | RefusedTask]]:
+        """Every artifact the server has, refused ones with their reason."""
+        listed = yield from self._send(TaskList, "GET", "/v1/tasks")
+        return listed.data
+
+    def task(self, name: str) -> Exchange[TaskCard]:
+        """One task's labels, template and provenance."""
+        return (yield from self._send(TaskCard, "GET", f"/v1/tasks/{quote(name, safe='')}"))
+
+    def _send(self, model: type[M], method: str, path: str, **content: Any) -> Exchange[M]:
+        def build(timeout: httpx.Timeout) -> httpx.Request:
+            return self.build(method, path, timeout=timeout, **content)
+
+        response = yield from self.retries.exchange(build)
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            raise APIResponseError(
+                f"{response.request.url} answered {response.status_code} with something else than "
+                f"a {model.__name__}; is base_url that of an ifedicl server?"
+            ) from error
