@@ -1,0 +1,125 @@
+"""A task's card: what is known of it, in words and in two pictures."""
+
+import json
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from ifedicl_serve.artifact import TASK_FILE
+from ifedicl_serve.registry import TaskRegistry
+from tests.contract.factory import MODEL, make_artifact
+from tests.page.conftest import BANKING, LOSSES, page_application, serving
+
+
+@pytest.fixture
+def card(visit, url):
+    return visit(f"{url}/?task=banking").get_by_role("complementary")
+
+
+def test_labels_template_and_provenance(card, registry):
+    expect(card.locator(".labels li")).to_have_text(list(BANKING))
+    assert card.locator(".template").inner_text() == "Text: {text}\nTopic:"
+    expect(card).to_contain_text("Calibrated on 410 examples of 2 clients in 5 rounds.")
+    card.get_by_text("Settings, bytes on the wire and versions").click()
+    provenance = dict(row.inner_text().split("\t") for row in card.locator(".provenance tr").all())
+    assert provenance == {
+        "digest": registry.get("banking").digest,
+        "base model": "base",
+        "adapted layers": "2–3",
+        "adapted sites": "attn, mlp",
+        "clients": "2",
+        "examples": "410",
+        "loss": "restricted",
+        "seed": "7",
+        "aggregation": "fedavg",
+        "learning rate": "0.05",
+        "bytes, total": "25,536",
+        "version, torch": "2.13.0",
+    }
+
+
+def test_metrics_stand_side_by_side(card):
+    row = card.get_by_role("table", name="Held-out metrics").locator("tbody tr")
+    assert row.inner_text().split("\t") == ["accuracy", "73.5%", "90.2%"]
+    expect(card).to_contain_text("Measured on 102 rows that no client fitted to.")
+
+
+def test_the_calibration_curve_falls_as_the_loss_did(card):
+    expect(card.get_by_role("img")).to_have_attribute(
+        "aria-label", "Mean loss by round: " + ", ".join(f"{loss:.3f}" for loss in LOSSES)
+    )
+    points = card.locator("polyline").get_attribute("points").split()
+    heights = [float(point.split(",")[1]) for point in points]
+    assert heights == sorted(heights) and len(heights) == 5
+    shares = [(LOSSES[0] - loss) / (LOSSES[0] - LOSSES[-1]) for loss in LOSSES]
+    drawn = [(height - heights[0]) / (heights[-1] - heights[0]) for height in heights]
+    assert drawn == pytest.approx(shares)
+
+
+def test_coefficients_are_numbers_in_cells_and_untouched_layers_say_so(card, url):
+    body = httpx.get(f"{url}/v1/tasks/banking/coefficients").json()
+    rows = card.get_by_role("table", name="Coefficients by layer and site").locator("tbody tr")
+    expect(rows).to_have_count(4)
+    for layer in (0, 1):
+        expect(rows.nth(layer).locator("td")).to_have_text(["– not adapted"] * 4)
+    for layer in (2, 3):
+        shown = [float(cell.inner_text()) for cell in rows.nth(layer).locator("td").all()]
+        assert shown == pytest.approx(body["beta"][layer] + body["lambda"][layer], abs=0.0051)
+
+
+def test_colours_diverge_from_the_identity(card, url):
+    """Warm above, cool below, and the farthest the strongest."""
+    beta = httpx.get(f"{url}/v1/tasks/banking/coefficients").json()["beta"]
+    cells = card.locator(".heatmap tbody tr").nth(2).locator("td")
+    for column, value in enumerate(beta[2]):
+        kind = cells.nth(column).get_attribute("class")
+        assert kind == ("warm" if value >= 1 else "cool")
+        share = cells.nth(column).evaluate("cell => cell.style.getPropertyValue('--share')")
+        reach = max(abs(value - 1) for row in beta for value in row)
+        assert float(share) == pytest.approx(abs(value - 1) / reach, abs=0.001)
+
+
+def test_a_task_without_losses_and_metrics_says_so(visit, url):
+    card = visit(f"{url}/?task=hostile").get_by_role("complementary")
+    expect(card).to_contain_text("Not recorded: withheld for privacy")
+    expect(card.get_by_role("img")).to_have_count(0)
+
+
+def test_other_words_for_a_label_are_told(visit, url):
+    card = visit(f"{url}/?task=hostile").get_by_role("complementary")
+    expect(card.locator(".labels li").first).to_contain_text("read as “a”")
+
+
+def test_the_rest_of_the_card_is_shown_when_the_coefficients_cannot_be_read(visit, url):
+    """As while the artifact is being replaced."""
+    error = {"message": "the artifact cannot be read", "type": "ServiceUnavailableError"}
+    page = visit(url)
+    page.route(
+        "**/coefficients",
+        lambda route: route.fulfill(status=503, json={"error": error | {"code": 503}}),
+    )
+    page.goto(f"{url}/?task=banking")
+    card = page.get_by_role("complementary")
+    expect(card.locator(".error")).to_have_text("the artifact cannot be read")
+    expect(card.locator(".labels li")).to_have_text(list(BANKING))
+
+
+def test_many_layers_and_labels_fit(visit, registry, tmp_path):
+    """80 layers scroll in a box of their own, and 300 labels are folded away."""
+    make_artifact(
+        tmp_path / "large",
+        name="large",
+        labels=tuple(f"label {number}" for number in range(300)),
+        layers=tuple(range(80)),
+        num_layers=80,
+    )
+    assert json.loads((tmp_path / "large" / TASK_FILE).read_text())["num_layers"] == 80
+    own = TaskRegistry(tmp_path, MODEL, registry.tokenizer)
+    with serving(page_application(own)) as url:
+        card = visit(f"{url}/?task=large").get_by_role("complementary")
+        expect(card.locator(".heatmap tbody tr")).to_have_count(80)
+        assert card.get_by_role("region", name="Coefficients").bounding_box()["height"] <= 440
+        expect(card.locator(".labels")).to_be_hidden()
+        card.get_by_text("Show all 300").click()
+        expect(card.locator(".labels li").last).to_be_attached()
