@@ -1,0 +1,120 @@
+"""From options to a run: every check that needs no engine, and the engine, when it is wanted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from api.batch.columns import ResultColumns
+from api.batch.engine import BatchEngine, offline_engine
+from api.batch.parts import Parts
+from api.batch.run import Plan
+from api.batch.sinks import refuse_unwritable
+from api.batch.sources import Source, open_source
+from ifedicl_serve import __version__
+from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE, Artifact, load_artifact
+from ifedicl_serve.atomic import write_folder
+from ifedicl_serve.errors import DataError
+from ifedicl_serve.identity import ModelIdentity
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    model: str
+    task: Path
+    data: Path
+    output: Path
+    text_column: str
+    prefix: str
+    batch_size: int
+    truncate: bool
+    overwrite: bool
+    vllm_flags: list[str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that passed its checks, begun or gone on with."""
+
+    options: Options
+    identity: ModelIdentity
+    artifact: Artifact
+    plan: Plan
+    parts: Parts
+
+    @contextmanager
+    def scorer(self) -> Iterator[BatchEngine]:
+        """The engine, with its own copy of the task: nobody replaces it while the run lasts."""
+        tasks = (self.parts.folder / "tasks").resolve()
+        tasks.mkdir(exist_ok=True)
+        folder = tasks / self.artifact.spec.name
+        files = {
+            name: (self.options.task / name).read_bytes() for name in (TASK_FILE, VECTORS_FILE)
+        }
+        digest = self.artifact.digest
+        write_folder(folder, files, lambda staged: load_artifact(staged, self.identity, digest))
+        with offline_engine(self.options.model, tasks, self.options.vllm_flags) as llm:
+            yield BatchEngine(llm, self.artifact, folder)
+
+
+@contextmanager
+def open_job(options: Options) -> Iterator[Job]:
+    """A run that nobody else is at, checked and begun. Raises DataError, ArtifactError or
+    ModelError."""
+    if not options.output.parent.is_dir():
+        raise DataError(f"{options.output.parent} is not a directory; create it first")
+    parts = Parts(options.output.with_name(f"{options.output.name}.parts"))
+    with parts.alone():
+        yield _begun(options, parts)
+
+
+def _begun(options: Options, parts: Parts) -> Job:
+    _refuse_existing(options.output, options.overwrite)
+    identity = ModelIdentity.of(options.model)
+    artifact = load_artifact(options.task, identity)
+    source = open_source(options.data)
+    _refuse_no_text(source, options.text_column)
+    labels = tuple(label.name for label in artifact.spec.labels)
+    columns = ResultColumns(labels, options.prefix)
+    refuse_unwritable(options.output, columns.schema(source.schema))
+    plan = Plan(
+        source, options.output, columns, options.text_column, options.batch_size, options.truncate
+    )
+    parts.begin(
+        {
+            "input": f"sha256 {source.sha256}",
+            "task": f"digest {artifact.digest}",
+            "model": identity.model_dump(exclude={"name"}),
+            "--text-column": options.text_column,
+            "--prefix": options.prefix,
+            "--batch-size": options.batch_size,
+            "--truncate": options.truncate,
+            "vLLM's flags": options.vllm_flags,
+            "ifedicl-serve": __version__,
+        }
+    )
+    return Job(options, identity, artifact, plan, parts)
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise DataError(f"{output} exists; choose another --output, or replace it with --overwrite")
+
+
+def _refuse_no_text(source: Source, name: str) -> None:
+    if name not in source.schema.names:
+        names = ", ".join(map(repr, source.schema.names)) or "none"
+        raise DataError(
+            f"{source.path}: no column {name!r} (columns: {names}); name yours with --text-column"
+        )
+    kind = source.schema.field(name).type
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if values not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
+        raise DataError(
+            f"{source.path}: column {name!r} is {kind}, expected strings; name another with "
+            "--text-column"
+        )

@@ -1,0 +1,154 @@
+"""A file classified, as one path. Knows no command line, no file format and no vLLM."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from api.batch.columns import ResultColumns
+from api.batch.parts import Parts
+from api.batch.sinks import writer_of
+from api.batch.sources import Source
+from api.classify import label_probabilities
+from api.prompts import PromptEncoder
+from ifedicl_serve.errors import TextTooLongError
+from ifedicl_serve.registry import Task
+from ifedicl_serve.text import why_unusable
+
+T = TypeVar("T")
+OnProgress = Callable[[float], None]
+
+
+class Scorer(Protocol):
+    """An engine that is up, with one task."""
+
+    task: Task
+    prompts: PromptEncoder
+
+    def choices(self, prompts: list[list[int]], on_progress: OnProgress) -> npt.NDArray[np.float32]:
+        """Log-softmaxes of the task's trie after each prompt, [prompts, choices]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be classified, and how."""
+
+    source: Source
+    output: Path
+    columns: ResultColumns
+    text_column: str
+    chunk_rows: int
+    truncate: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A chunk of rows, the prompts of the good ones, and what is wrong with the others."""
+
+    rows: pa.Table
+    prompts: list[list[int]]
+    errors: list[str | None]  # [rows]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was done: rows in all, rows with an error, and this run's own rows and seconds."""
+
+    rows: int
+    errors: int
+    classified: int
+    seconds: float
+
+
+def classify_file(
+    plan: Plan,
+    parts: Parts,
+    scorer: Callable[[], AbstractContextManager[Scorer]],
+    on_progress: OnProgress = lambda rows: None,
+) -> Summary:
+    """Classify what `parts` has not yet, then write the output and remove the parts.
+
+    An engine is started only if there is something to classify. Raises TaskUnavailableError if
+    it lost the task; what was finished stays.
+    """
+    begin = parts.finished()
+    chunks = plan.source.count(plan.chunk_rows)
+    on_progress(min(begin * plan.chunk_rows, plan.source.rows))
+    seconds = 0.0
+    if begin < chunks:
+        with scorer() as engine:
+            started = time.perf_counter()
+            _classify_chunks(plan, parts, begin, engine, on_progress)
+            seconds = time.perf_counter() - started
+    errors = _merge(plan, parts, chunks)
+    parts.remove()
+    classified = max(plan.source.rows - begin * plan.chunk_rows, 0)
+    return Summary(plan.source.rows, errors, classified, seconds)
+
+
+def _classify_chunks(
+    plan: Plan, parts: Parts, begin: int, engine: Scorer, on_progress: OnProgress
+) -> None:
+    """The engine has its next chunk ready when it is done with one, and waits for no disk."""
+    chunks = plan.source.chunks(plan.chunk_rows, skip=begin)
+    prepared = _ahead(_prepare(plan, engine, rows) for rows in chunks)
+    with ThreadPoolExecutor(max_workers=1) as writer:
+        written = writer.submit(lambda: None)
+        for number, chunk in enumerate(prepared, start=begin):
+            choices = engine.choices(chunk.prompts, on_progress)
+            on_progress(len(chunk.rows) - len(chunk.prompts))
+            probabilities = label_probabilities(engine.task, choices)
+            table = plan.columns.add(chunk.rows, chunk.errors, probabilities)
+            written.result()
+            written = writer.submit(parts.write, number, table)
+        written.result()
+
+
+def _prepare(plan: Plan, engine: Scorer, rows: pa.Table) -> Prepared:
+    texts = rows.column(plan.text_column).cast(pa.string()).to_pylist()
+    errors = [_problem(text) for text in texts]
+    good = [row for row, error in enumerate(errors) if error is None]
+    encoded = engine.prompts.encode_all(engine.task, [texts[row] for row in good], plan.truncate)
+    prompts = []
+    for row, prompt in zip(good, encoded, strict=True):
+        if isinstance(prompt, TextTooLongError):
+            errors[row] = str(prompt)
+        else:
+            prompts.append(prompt)
+    return Prepared(rows, prompts, errors)
+
+
+def _problem(text: str | None) -> str | None:
+    """Why a text cannot be classified, whatever the model."""
+    problem = "is null, expected something to classify" if text is None else why_unusable(text)
+    return problem and f"the text {problem}"
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        upcoming = pool.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = pool.submit(next, items, None)
+            yield item
+
+
+def _merge(plan: Plan, parts: Parts, chunks: int) -> int:
+    """Write the output from its parts; returns how many rows have an error."""
+    schema = plan.columns.schema(plan.source.schema)
+    errors = 0
+    with parts.output(plan.output) as staged:
+        with writer_of(plan.output)(staged, schema) as writer:
+            for number in range(chunks):
+                table = parts.read(number)
+                errors += len(table) - table.column(schema.names[-1]).null_count
+                writer.write_table(table)
+    return errors

@@ -1,0 +1,63 @@
+"""Output files written table by table, in the format that their suffix names."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from ifedicl_serve.errors import DataError
+
+
+class JsonWriter:
+    """One object per line; as pyarrow's writers, a context manager with `write_table`."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.file = path.open("w", encoding="utf-8")
+
+    def write_table(self, table: pa.Table) -> None:
+        """Append all rows; what JSON has no type for (dates, bytes) becomes text."""
+        for row in table.to_pylist():
+            self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+
+WRITERS: dict[str, Any] = {
+    ".parquet": pyarrow.parquet.ParquetWriter,
+    ".csv": pyarrow.csv.CSVWriter,
+    ".jsonl": JsonWriter,
+    ".json": JsonWriter,
+}
+
+
+def writer_of(output: Path) -> Any:
+    """What writes such a file: called with a path and a schema. Raises DataError for none."""
+    writer = WRITERS.get(output.suffix.lower())
+    if writer is None:
+        raise DataError(
+            f"{output}: unknown format {output.suffix!r} (known: {', '.join(WRITERS)}); choose "
+            "one of these"
+        )
+    return writer
+
+
+def refuse_unwritable(output: Path, schema: pa.Schema) -> None:
+    """Raise DataError if the format cannot hold a column, e.g. lists in CSV."""
+    writer = writer_of(output)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with writer(Path(folder) / "empty", schema) as file:
+                file.write_table(schema.empty_table())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(
+                f"{output}: {output.suffix} cannot hold the input's columns ({error}); choose "
+                "another format"
+            ) from error
