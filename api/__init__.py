@@ -1,1 +1,4 @@
-"""HTTP: routes and errors over an engine; vllm is imported in `engine.py` and `serve.py` alone."""
+"""Classification over HTTP and of files.
+
+vllm is imported in `engine.py`, `serve.py` and `batch/engine.py` alone.
+"""

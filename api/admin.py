@@ -10,12 +10,13 @@ Who holds the key can
   behind a template of 20,000 characters are checked by every API process);
 - classify, where --api-key is on: the key is then an API key too.
 It cannot
-- write outside the tasks directory, or choose a path there: a name is letters, digits, '.', '_'
-  and '-', starts with a letter or digit, and is all that reaches a path; what files are called in
-  the form is ignored;
+- write outside the tasks directory, or choose a path there: the name of an upload is letters,
+  digits, '.', '_' and '-', starts with a letter or digit, and is all that reaches a path; one to
+  delete must be listed; what files are called in the form is ignored;
 - put there anything but a `task.json` and a `vectors.safetensors` that passed every check of a
-  served artifact, or overwrite what is no task;
-- have more read than two such files (claimed and counted bytes), or leave half of it behind;
+  served artifact, and 64 bytes of signature, or overwrite what is no task;
+- with --trusted-keys, put there a task that none of those keys signed;
+- have more read than such files (claimed and counted bytes), or leave half of it behind;
 - run code: JSON and safetensors alone are parsed, nothing is unpickled, and a template is text
   with one placeholder;
 - read callers' texts, or files of this machine.
@@ -36,9 +37,9 @@ from starlette.exceptions import HTTPException
 from api.admin_key import ADMIN_KEY_VARIABLE, require_admin_key
 from api.errors import TaskRoute
 from api.routes import task_card
-from api.schema import ErrorResponse, ReloadReport, TaskCard
 from api.upload import REQUEST_BODY, read_upload
 from ifedicl_serve.artifact import TaskName
+from ifedicl_serve.schema import ErrorResponse, ReloadReport, TaskCard
 from ifedicl_serve.store import TaskStore
 
 T = TypeVar("T")
@@ -74,14 +75,15 @@ closed_router = APIRouter(route_class=TaskRoute, include_in_schema=False)
 async def put_task(name: TaskName, request: Request, store: Store, response: Response) -> TaskCard:
     """Upload a task: 201 if it is new, 200 if it replaced one. It serves when this answers."""
     upload = await read_upload(request, store.max_vectors_bytes)
-    task, replaces = await _change(store.put, name, upload.task_file, upload.vectors)
+    files = (upload.task_file, upload.vectors, upload.signature)
+    task, replaces = await _change(store.put, name, *files)
     logger.info("Admin: task %r %s, %s", name, "replaced" if replaces else "added", task.digest)
     response.status_code = 200 if replaces else 201
     return task_card(task)
 
 
 @router.delete("/v1/tasks/{name}", status_code=204, responses=errors(404, 422))
-async def delete_task(name: TaskName, store: Store) -> None:
+async def delete_task(name: str, store: Store) -> None:
     """Delete a task, or a refused artifact by the id it is listed with. Running requests finish."""
     await _change(store.delete, name)
     logger.info("Admin: task %r deleted", name)

@@ -6,9 +6,7 @@ such header: so the admin key joins vLLM's keys (`with_admin_key`), and one cred
 An API key never opens an admin route.
 """
 
-import hashlib
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from typing import Annotated
@@ -17,17 +15,17 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
+from api.keys import SENDABLE, key_digest
 from ifedicl_serve.errors import IFedICLError
 
 ADMIN_KEY_VARIABLE = "IFEDICL_ADMIN_KEY"
-SENDABLE = re.compile(r"[!-~]+")  # what arrives in a header as it was sent
 
 
 class AdminKey:
     """Holds a digest: the key itself is in no traceback and no dump of the state."""
 
     def __init__(self, key: str) -> None:
-        self._digest = _digest(key)
+        self._digest = key_digest(key)
 
     @classmethod
     def configured(cls) -> "AdminKey | None":
@@ -37,7 +35,7 @@ class AdminKey:
 
     def is_sent(self, key: str) -> bool:
         """Whether this is the key, in a time that says nothing about it."""
-        return secrets.compare_digest(self._digest, _digest(key))
+        return secrets.compare_digest(self._digest, key_digest(key))
 
 
 def configure(flag: str | None) -> None:
@@ -89,7 +87,3 @@ def require_admin_key(
         )
     if not request.app.state.ifedicl_admin_key.is_sent(sent.credentials):
         raise HTTPException(403, "this key may not change tasks; send the server's admin key")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

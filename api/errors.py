@@ -1,6 +1,7 @@
 """The one place where errors become HTTP: OpenAI's JSON shape, with the right status."""
 
-from collections.abc import Callable, Coroutine
+import logging
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -9,26 +10,39 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from api.schema import ErrorInfo, ErrorResponse
+from api.context import current_request
 from ifedicl_serve.errors import (
+    DeadlineError,
+    DrainingError,
+    EngineDiedError,
     FolderError,
     FolderFullError,
     IFedICLError,
     InputError,
+    OverloadedError,
     TaskNotFoundError,
     TaskUnavailableError,
 )
+from ifedicl_serve.schema import ErrorInfo, ErrorResponse
 
 # The first that fits.
 STATUS_OF: dict[type[IFedICLError], HTTPStatus] = {
     TaskNotFoundError: HTTPStatus.NOT_FOUND,
     InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
     TaskUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    EngineDiedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    OverloadedError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DrainingError: HTTPStatus.SERVICE_UNAVAILABLE,
+    DeadlineError: HTTPStatus.GATEWAY_TIMEOUT,
     FolderFullError: HTTPStatus.INSUFFICIENT_STORAGE,
     FolderError: HTTPStatus.CONFLICT,
 }
+logger = logging.getLogger("vllm.ifedicl")
+
 MAX_PROBLEMS = 5
+CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody reads it
 
 
 class TaskRoute(APIRoute):
@@ -44,29 +58,54 @@ class TaskRoute(APIRoute):
         async def handle(request: Request) -> Response:
             try:
                 return await handler(request)
-            except RequestValidationError as error:
-                return _invalid_request(error)
-            except HTTPException as error:  # of an admin route, or a body FastAPI cannot decode
-                response = error_response(HTTPStatus(error.status_code), str(error.detail))
-                response.headers.update(error.headers or {})
-                return response
-            except IFedICLError as error:
-                return await on_error(request, error)
+            except Exception as error:
+                current_request().error = type(error).__name__
+                return _response_to(error)
 
         return handle
 
 
+def _response_to(error: Exception) -> Response:
+    match error:
+        case RequestValidationError():
+            return _invalid_request(error)
+        case HTTPException():  # of an admin route, or a body that FastAPI cannot decode
+            status = HTTPStatus(error.status_code)
+            return error_response(status, str(error.detail), headers=error.headers)
+        case IFedICLError():
+            return _response_to_ours(error)
+        case ClientDisconnect():
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+    request_id = current_request().id
+    logger.error("request %s failed", request_id, exc_info=error)
+    return error_response(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        f"this is a defect of the server; its log says more about request {request_id}",
+    )
+
+
 async def on_error(request: Request, error: Exception) -> Response:
-    """The response to an IFedICLError."""
-    return error_response(_status_of(error), str(error))
+    """The response to an IFedICLError, as an exception handler of the application."""
+    current_request().error = type(error).__name__
+    return _response_to_ours(error)
 
 
-def error_response(status: HTTPStatus, message: str, param: str | None = None) -> JSONResponse:
+def _response_to_ours(error: Exception) -> Response:
+    wait = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
+    return error_response(_status_of(error), str(error), headers=wait)
+
+
+def error_response(
+    status: HTTPStatus,
+    message: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
     """An error in OpenAI's shape; its type is the status in CamelCase, as in vLLM."""
     kind = status.phrase.title().replace(" ", "")
     kind = kind if kind.endswith("Error") else f"{kind}Error"
     info = ErrorInfo(message=message, type=kind, param=param, code=status.value)
-    return JSONResponse(ErrorResponse(error=info).model_dump(), status_code=status.value)
+    return JSONResponse(ErrorResponse(error=info).model_dump(), status.value, headers)
 
 
 def _status_of(error: Exception) -> HTTPStatus:

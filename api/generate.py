@@ -7,6 +7,8 @@ protocols and streams stay as they are. Knows no prompts: what a caller sends is
 from copy import copy
 from typing import Any
 
+from api.context import current_request
+from api.visible import find_task, visible_tasks
 from ifedicl_serve.errors import InputError
 from ifedicl_serve.plugin.request import TaskRequest
 from ifedicl_serve.registry import TaskRegistry, unavailable
@@ -41,13 +43,15 @@ class TaskServing:
         return await self._create("create_chat_completion", request, raw_request)
 
     async def _create(self, method: str, request: Any, raw_request: Any) -> Any:
-        models, name = self.serving.models, request.model
-        if not name or models.is_base_model(name) or name in models.lora_requests:
+        models, name, context = self.serving.models, request.model, current_request()
+        limited = context.allowed is not None  # to tasks: the base model is none
+        if not limited and (not name or models.is_base_model(name) or name in models.lora_requests):
             return await getattr(self.serving, method)(request, raw_request)
 
         from vllm.exceptions import GenerationError
 
-        task = self.registry.get(name)
+        task = await find_task(visible_tasks(self.registry), name or "")
+        context.task = task.name
         if request.use_beam_search:
             raise InputError("beam search drops what names a task; leave use_beam_search out")
         adapted = copy(self.serving)
@@ -89,11 +93,13 @@ class ListedModels:
         return getattr(self.models, name)
 
     async def show_available_models(self) -> Any:
-        """The base model, and every task as its child."""
+        """The base model and every task as its child; for a key with tasks of its own, those."""
         listed = await self.models.show_available_models()
         base = listed.data[0]
-        listed.data += [
+        tasks = [
             base.model_copy(update={"id": name, "root": str(task.folder), "parent": base.id})
-            for name, task in self.registry.tasks.items()
+            for name, task in visible_tasks(self.registry).tasks.items()
         ]
+        limited = current_request().allowed is not None
+        listed.data = tasks if limited else [*listed.data, *tasks]
         return listed

@@ -8,12 +8,14 @@ write, and a kernel may run out of watches.
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from watchfiles import awatch
 
+from api import metrics
 from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.plugin.metrics import measure_memory
 from ifedicl_serve.registry import TaskRegistry
 
 logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
@@ -25,18 +27,27 @@ WHOLE_FOLDER_S = 10.0
 
 
 async def follow(registry: TaskRegistry) -> None:
-    """Refresh the registry for ever. A folder that cannot be read leaves it as it is."""
+    """Refresh the registry for ever, and tell the log and the metrics of every change.
+
+    Of others' refreshes, too: of the admin routes, and of requests whose task was replaced. A
+    folder that cannot be read leaves the registry as it is.
+    """
+    registry.on_change = partial(_tell, registry)
     complaint = ""
     while True:
         try:
+            await asyncio.to_thread(_refresh, registry)
             await _follow_notices(registry)
-        except (ArtifactError, OSError, RuntimeError) as error:  # the last: of watchfiles
+        except Exception as error:  # of any kind: nobody else follows the folder
             if str(error) != complaint:  # not once a second
                 complaint = str(error)
-                logger.error("No notices from the tasks directory, looking myself: %s", error)
+                known = isinstance(error, (ArtifactError, OSError))
+                logger.error(
+                    "No notices from the tasks directory, looking myself: %s",
+                    error,
+                    exc_info=not known,
+                )
         await asyncio.sleep(TURN_MS / 1000)
-        with suppress(ArtifactError):
-            await asyncio.to_thread(refresh, registry)
 
 
 async def _follow_notices(registry: TaskRegistry) -> None:
@@ -52,12 +63,23 @@ async def _follow_notices(registry: TaskRegistry) -> None:
     ):
         parts = [Path(path).relative_to(folder).parts for _, path in changes]
         whole = time.monotonic() >= whole_next
-        await asyncio.to_thread(refresh, registry, None if whole else {p[0] for p in parts if p})
+        await asyncio.to_thread(_refresh, registry, None if whole else {p[0] for p in parts if p})
         if whole:
             whole_next = time.monotonic() + WHOLE_FOLDER_S
 
 
-def refresh(registry: TaskRegistry, names: set[str] | None = None) -> None:
-    """Refresh those sub-folders (None: all) and log what became of those that changed."""
-    for name, outcome in registry.refresh(names).items():
+def _refresh(registry: TaskRegistry, names: set[str] | None = None) -> None:
+    measure_memory("api")
+    registry.refresh(names)
+
+
+def _tell(registry: TaskRegistry, changed: dict[str, str]) -> None:
+    for name, outcome in changed.items():
         logger.info("Artifact folder %s: %s", name, outcome)
+    count_tasks(registry)
+
+
+def count_tasks(registry: TaskRegistry) -> None:
+    """Tell the metrics how many artifacts serve, and how many do not."""
+    metrics.TASKS.labels("ready").set(len(registry.tasks))
+    metrics.TASKS.labels("refused").set(len(registry.refused))

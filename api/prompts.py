@@ -20,7 +20,7 @@ class PromptEncoder:
         Raises TextTooLongError with both lengths, unless `truncate`, which cuts the text and
         never the template.
         """
-        limit = self.max_model_len - max(len(node.path) for node in task.trie.nodes)
+        limit = self._limit(task)
         prompt = task.spec.prompt
         ids = token_ids(self.tokenizer, prompt.render(text))
         while len(ids) > limit:
@@ -28,11 +28,34 @@ class PromptEncoder:
                 raise TextTooLongError(
                     f"the prompt for this text has {len(ids)} tokens, but task {task.name!r} on "
                     f"this model takes at most {limit}; shorten the text or send "
-                    '"truncate": true'
+                    '"truncate": true (--truncate of `ifedicl classify`)'
                 )
             text = self._shortened(text, len(ids) - limit, task)
             ids = token_ids(self.tokenizer, prompt.render(text))
         return ids
+
+    def encode_all(
+        self, task: Task, texts: list[str], truncate: bool
+    ) -> list[list[int] | TextTooLongError]:
+        """As `encode` for many texts, tokenised together; an error in the place of its text."""
+        if not texts:
+            return []
+        limit = self._limit(task)
+        prompts = [task.spec.prompt.render(text) for text in texts]
+        return [
+            list(ids) if len(ids) <= limit else self._fitted(task, text, truncate)
+            for text, ids in zip(texts, self.tokenizer(prompts).input_ids, strict=True)
+        ]
+
+    def _fitted(self, task: Task, text: str, truncate: bool) -> list[int] | TextTooLongError:
+        try:
+            return self.encode(task, text, truncate)
+        except TextTooLongError as error:
+            return error
+
+    def _limit(self, task: Task) -> int:
+        """Tokens a prompt may have."""
+        return self.max_model_len - max(len(node.path) for node in task.trie.nodes)
 
     def _shortened(self, text: str, surplus: int, task: Task) -> str:
         """The text without its last `surplus` tokens."""

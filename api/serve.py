@@ -8,52 +8,51 @@ import argparse
 import os
 import sys
 import tempfile
-from importlib.metadata import entry_points
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from api.admin_key import ADMIN_KEY_VARIABLE, configure, with_admin_key
-from ifedicl_serve.errors import IFedICLError, ModelError
-from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
+from api.keys import KEY_FILE_VARIABLE, configured_keys
+from api.launch import adapted_architecture, configure_engine, enable_plugins, refuse_flags
+from api.options import ServeOptions
+from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin.config import TaskConfig
+from ifedicl_serve.signing import TrustedKeys
 
 PLUGINS = ("ifedicl", "ifedicl-api")
-# Entry point groups that VLLM_PLUGINS filters once it is set; unset, vLLM loads all of them.
-GATED_GROUPS = (
-    "vllm.general_plugins",
-    "vllm.platform_plugins",
-    "vllm.io_processor_plugins",
-    "vllm.stat_logger_plugins",
-)
-# vLLM flags that would serve something else than what --model names and tasks are checked against.
-OTHER_MODEL_FLAGS = (
-    "revision",
-    "tokenizer",
-    "tokenizer_revision",
-    "quantization",
-    "hf_config_path",
-)
-# vLLM flags that ifedicl serve sets itself.
-OWN_FLAGS = ("convert", "pooler_config", "additional_config")
+# vLLM flags with another default here: requests in flight are finished when the server is told to
+# stop, and our own log line, which has the request's id and task, replaces uvicorn's.
+DEFAULTS = {"shutdown_timeout": 30, "disable_uvicorn_access_log": True}
+# Outermost last.
+MIDDLEWARE = ("api.body.LimitBody", "api.access.Access", "api.observe.Observe")
 
 
 def main(argv: list[str]) -> int:
-    """Start vLLM's API server for the tasks of a folder; returns when it stops."""
+    """Start vLLM's API server for the tasks of a folder; returns when it stops, 1 if the engine
+    died."""
     ours, vllm_argv = _parser().parse_known_args(argv)
     try:
-        architecture = _adapted_architecture(ours.model)
-        tasks = TaskConfig(_existing_folder(ours.tasks), ours.max_resident_tasks)
+        architecture = adapted_architecture(ours.model)
+        trusted = ours.trusted_keys and TrustedKeys.read(ours.trusted_keys)
+        tasks = TaskConfig(_existing_folder(ours.tasks), ours.max_resident_tasks, trusted)
+        options = ServeOptions(
+            ours.max_queued_texts,
+            ours.request_timeout,
+            ours.max_request_bytes,
+            configured_keys(ours.key_file),
+        )
         configure(ours.admin_key)
     except IFedICLError as error:
         print(f"ifedicl serve: {error}", file=sys.stderr)
         return 1
-    _enable_plugins()
+    enable_plugins(*PLUGINS)
     with tempfile.TemporaryDirectory(prefix="ifedicl-metrics-") as metrics:
         # Before prometheus_client is imported: workers' counters reach /metrics through files.
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", metrics)
-        _run_vllm(["serve", ours.model, *vllm_argv], ours.runner, architecture, tasks)
-    return 0
+        return _run_vllm(
+            ["serve", ours.model, *vllm_argv], ours.runner, architecture, tasks, options
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         help="tasks held in the engine's memory at once (default: --max-num-seqs)",
     )
     parser.add_argument(
+        "--trusted-keys",
+        type=Path,
+        metavar="FILE.pem",
+        help="serve only tasks signed (`ifedicl sign`) with one of these public Ed25519 keys "
+        "(default: signatures are not looked at)",
+    )
+    parser.add_argument(
         "--runner",
         choices=("pooling", "generate"),
         default="pooling",
@@ -83,17 +89,45 @@ def _parser() -> argparse.ArgumentParser:
         help="let who sends this key upload and delete tasks over HTTP (default: nobody; better "
         f"set {ADMIN_KEY_VARIABLE}, as a command line is visible to others)",
     )
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        help="JSON file of API keys and the tasks each may use, beside --api-key, whose keys may "
+        f"use all (default: {KEY_FILE_VARIABLE})",
+    )
+    limits = ServeOptions()
+    parser.add_argument(
+        "--max-queued-texts",
+        type=_positive(int),
+        default=limits.max_queued_texts,
+        help="texts an API process classifies at once; more are answered 503 with Retry-After "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--request-timeout",
+        type=_positive(float),
+        default=limits.request_timeout,
+        metavar="SECONDS",
+        help="for a request's body to arrive, then for its answer; a request's own timeout may be "
+        "shorter (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--max-request-bytes",
+        type=_positive(int),
+        default=limits.max_request_bytes,
+        help="largest request body (default: %(default)s)",
+    )
     return parser
 
 
-def _adapted_architecture(model: str) -> str:
-    architecture = ModelIdentity.of(model).architecture
-    if architecture not in ADAPTED_ARCHITECTURES:
-        raise ModelError(
-            f"{model} is a {architecture}, tasks are served on "
-            f"{', '.join(ADAPTED_ARCHITECTURES)}; choose a checkpoint of one of these"
-        )
-    return ADAPTED_ARCHITECTURES[architecture]
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    return parse
 
 
 def _existing_folder(folder: Path) -> Path:
@@ -102,44 +136,25 @@ def _existing_folder(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _enable_plugins() -> None:
-    """vLLM loads endpoint plugins only by name, and the same variable gates all other plugins:
-    those that it would load without the variable are named too."""
-    if "VLLM_PLUGINS" in os.environ:
-        named = [name for name in os.environ["VLLM_PLUGINS"].split(",") if name]
-    else:
-        named = [entry.name for group in GATED_GROUPS for entry in entry_points(group=group)]
-    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, *PLUGINS]))
-
-
-def _refuse_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with a usage error if a flag was given that tasks cannot be served with."""
-    serve = parser.parse_args(["serve", args.model])  # every flag at its default
-
-    def given(flag: str) -> bool:
-        return getattr(args, flag) != getattr(serve, flag)
-
-    for flag in filter(given, OTHER_MODEL_FLAGS):
-        parser.error(
-            f"--{flag.replace('_', '-')} would serve another model than the one tasks are checked "
-            "against; give --model a local folder of what is to be served"
-        )
-    for flag in filter(given, OWN_FLAGS):
-        parser.error(f"--{flag.replace('_', '-')} is set by ifedicl serve; leave it out")
-
-
-def _api_keys(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[str] | None:
-    """--api-key (or VLLM_API_KEY, as vLLM reads it) with the admin key, which opens /v1 too."""
-    keys = args.api_key or [os.environ.get("VLLM_API_KEY")]
+def _api_keys(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, options: ServeOptions
+) -> list[str] | None:
+    """--api-key (or VLLM_API_KEY, as vLLM reads it), the keys of --key-file, and the admin key,
+    which opens /v1 too."""
+    keys = [key for key in args.api_key or [os.environ.get("VLLM_API_KEY")] if key]
+    if options.keys.keys() & keys:
+        parser.error("a key is in --key-file and also an --api-key, which may use every task")
     try:
-        return with_admin_key([key for key in keys if key]) or args.api_key
+        return with_admin_key([*keys, *options.keys]) or args.api_key
     except IFedICLError as error:
         parser.error(str(error))
 
 
-def _run_vllm(argv: list[str], runner: str, architecture: str, tasks: TaskConfig) -> None:
-    """What vLLM's `vllm serve` does, with the engine configured for tasks."""
-    from vllm.config import PoolerConfig
+def _run_vllm(
+    argv: list[str], runner: str, architecture: str, tasks: TaskConfig, options: ServeOptions
+) -> int:
+    """What vLLM's `vllm serve` does, with the engine configured for tasks. 1 if the engine died,
+    so that a supervisor starts the server again."""
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
@@ -148,15 +163,21 @@ def _run_vllm(argv: list[str], runner: str, architecture: str, tasks: TaskConfig
     cli_env_setup()
     parser = FlexibleArgumentParser(prog="ifedicl")
     command = ServeSubcommand()
-    command.subparser_init(parser.add_subparsers(dest="subparser"))
+    command.subparser_init(parser.add_subparsers(dest="subparser")).set_defaults(**DEFAULTS)
     args: Any = parser.parse_args(argv)
-    _refuse_flags(parser, args)
-    args.api_key = _api_keys(parser, args)
-    args.runner = runner
-    if runner == "pooling":
-        args.pooler_config = PoolerConfig(task="classify")
-    args.hf_overrides = {**(args.hf_overrides or {}), "architectures": [architecture]}
-    args.additional_config = tasks
+    if args.grpc or args.grpc_port or os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
+        parser.error("gRPC and the Rust front end know no tasks and no keys; serve over HTTP")
+    # Beside every flag at its default.
+    refuse_flags(parser, args, parser.parse_args(["serve", args.model]))
+    args.api_key = _api_keys(parser, args, options)
+    args.ifedicl = options
+    args.middleware = [*args.middleware, *MIDDLEWARE]
+    configure_engine(args, runner, architecture, tasks)
+    if runner == "generate" and args.max_num_queued_reqs is None:
+        args.max_num_queued_reqs = options.max_queued_texts  # of vLLM's own routes: api.admission
     configure_logging_from_args(args)
     command.validate(args)
     command.cmd(args)
+    from api import lifecycle  # counts for Prometheus: not before the variable above is set
+
+    return 1 if lifecycle.engine_died else 0

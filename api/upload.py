@@ -1,6 +1,6 @@
 """An uploaded artifact as multipart/form-data, read within limits. Knows no tasks and no folder.
 
-The two files are kept in memory, as they are small (a few MiB for the largest models): nothing
+The files are kept in memory, as they are small (a few MiB for the largest models): nothing
 an upload sends is on disk before it is checked, and no name it sends reaches a path.
 """
 
@@ -14,37 +14,45 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from ifedicl_serve.artifact import MAX_TASK_FILE_BYTES, TASK_FILE, VECTORS_FILE
+from ifedicl_serve.signing import SIGNATURE_BYTES, SIGNATURE_FILE
 
-FRAMING_BYTES = 16 << 10  # boundaries and headers of two parts
-FILES = [TASK_FILE, VECTORS_FILE]
+FRAMING_BYTES = 16 << 10  # boundaries and headers of three parts
+REQUIRED = [TASK_FILE, VECTORS_FILE]
+FILES = [*REQUIRED, SIGNATURE_FILE]
 FORM = {
     "type": "object",
-    "required": FILES,
+    "required": REQUIRED,
     "properties": {name: {"type": "string", "format": "binary"} for name in FILES},
 }
 # For OpenAPI: FastAPI, were it to know the form, would read it whole before any limit.
 REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}
 EXPECTED = (
     "send the two files of an artifact as multipart/form-data: "
-    f"curl -X PUT -F {TASK_FILE}=@{TASK_FILE} -F {VECTORS_FILE}=@{VECTORS_FILE}"
+    f"curl -X PUT -F {TASK_FILE}=@{TASK_FILE} -F {VECTORS_FILE}=@{VECTORS_FILE}, and -F "
+    f"{SIGNATURE_FILE}=@{SIGNATURE_FILE} if it is signed"
 )
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The two files of an artifact, unchecked."""
+    """The two files of an artifact and its signature, if it has one; unchecked."""
 
     task_file: bytes
     vectors: bytes
+    signature: bytes | None
 
 
 async def read_upload(request: Request, max_vectors_bytes: int) -> Upload:
-    """Read both files. Raises HTTPException 400, 413 or 415; a body too large is not read on."""
+    """Read the files. Raises HTTPException 400, 413 or 415; a body too large is not read on."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise HTTPException(415, f"the body is no multipart/form-data; {EXPECTED}")
-    limits = {TASK_FILE: MAX_TASK_FILE_BYTES, VECTORS_FILE: max_vectors_bytes}
+    limits = {
+        TASK_FILE: MAX_TASK_FILE_BYTES,
+        VECTORS_FILE: max_vectors_bytes,
+        SIGNATURE_FILE: SIGNATURE_BYTES,
+    }
     body = _limited(request, sum(limits.values()) + FRAMING_BYTES)
-    parser = MultiPartParser(request.headers, body, max_files=2, max_fields=0)
+    parser = MultiPartParser(request.headers, body, max_files=len(FILES), max_fields=0)
     parser.spool_max_size = sum(limits.values()) + FRAMING_BYTES  # so never to a temporary file
     try:
         form = await parser.parse()
@@ -52,14 +60,16 @@ async def read_upload(request: Request, max_vectors_bytes: int) -> Upload:
         raise HTTPException(400, f"{error.message} {EXPECTED}") from error
     except ClientDisconnect as error:
         raise HTTPException(400, "the connection ended before the upload did") from error
-    files = {name: await _content(file) for name, file in form.multi_items()}
-    if files.keys() != limits.keys():
-        names = ", ".join(sorted(files)) or "no whole file"
-        raise HTTPException(400, f"the form holds {names}; {EXPECTED}")
-    for name, limit in limits.items():
-        if len(files[name]) > limit:
-            raise _too_large(f"{name} has {len(files[name])} bytes", limit)
-    return Upload(files[TASK_FILE], files[VECTORS_FILE])
+    names = sorted(name for name, _ in form.multi_items())
+    if names not in (sorted(REQUIRED), sorted(FILES)):
+        raise HTTPException(
+            400, f"the form holds {', '.join(names) or 'no whole file'}; {EXPECTED}"
+        )
+    files = {name: await _content(file) for name, file in form.items()}
+    for name, content in files.items():
+        if len(content) > limits[name]:
+            raise _too_large(f"{name} has {len(content)} bytes", limits[name])
+    return Upload(files[TASK_FILE], files[VECTORS_FILE], files.get(SIGNATURE_FILE))
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:

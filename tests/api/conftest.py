@@ -1,7 +1,9 @@
 """A server of three tasks on a free port; the routes and state are those of `api.plugin`."""
 
+import pkgutil
 import socket
 import threading
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,9 +13,12 @@ import uvicorn
 from fastapi import FastAPI
 from transformers import AutoTokenizer
 
+from api.admission import Admission
 from api.classify import Classifier
+from api.options import ServeOptions
 from api.plugin import ClassifyEndpoints
 from api.prompts import PromptEncoder
+from api.serve import MIDDLEWARE
 from ifedicl_serve.artifact import VECTORS_FILE
 from ifedicl_serve.prompt import PromptTemplate
 from ifedicl_serve.registry import TaskRegistry
@@ -57,10 +62,16 @@ def engine():
     return FakeEngine()
 
 
-def application(registry, tokenizer, engine):
-    """The routes, as the environment's admin key decides, and what they work on."""
+def application(registry, tokenizer, engine, api_keys=(), **options):
+    """The routes, as the environment's admin key decides, behind the middleware of
+    `ifedicl serve`, and what they work on."""
     app = FastAPI()
     ClassifyEndpoints().attach_router(app)
+    for middleware in MIDDLEWARE:
+        app.add_middleware(pkgutil.resolve_name(middleware))
+    app.state.args = Namespace(api_key=list(api_keys), ifedicl=ServeOptions(**options))
+    app.state.engine_client = Namespace(errored=False)
+    app.state.ifedicl_admission = Admission(app.state.args.ifedicl.max_queued_texts)
     app.state.ifedicl_registry = registry
     app.state.ifedicl_store = TaskStore(registry, LAYERS, HIDDEN)
     app.state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))

@@ -1,10 +1,15 @@
 """A LabelEngine without a model: scores follow from the prompt's tokens by arithmetic."""
 
+import asyncio
+
 import numpy as np
 
 from api.engine import TokenScores
 
 CACHED_TOKENS = 3  # of every prompt
+
+
+UNADAPTED = "0" * 64  # in place of a digest
 
 
 def log_probs(digest, prompt_ids, token_ids):
@@ -15,15 +20,27 @@ def log_probs(digest, prompt_ids, token_ids):
 
 
 class FakeEngine:
-    """Remembers what it was asked; answers NaN for a digest in `unavailable`, as workers do."""
+    """Remembers what it was asked; answers NaN for a digest in `unavailable`, as workers do.
+
+    While `held`, it answers nothing; `aborted` counts what was cancelled meanwhile.
+    """
 
     def __init__(self):
         self.unavailable = set()
         self.prompts = []
+        self.held = False
+        self.aborted = 0
 
     async def token_scores(self, task, prompt_ids, token_ids):
         self.prompts.append(prompt_ids)
-        scores = log_probs(task.digest, prompt_ids, token_ids)
-        if task.digest in self.unavailable:
+        try:
+            while self.held:
+                await asyncio.sleep(0.001)
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        digest = task.digest if task else UNADAPTED
+        scores = log_probs(digest, prompt_ids, token_ids)
+        if digest in self.unavailable:
             scores = np.full_like(scores, np.nan)
         return TokenScores(scores, CACHED_TOKENS)

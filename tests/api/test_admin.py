@@ -21,6 +21,7 @@ from ifedicl_serve.artifact import (
 )
 from ifedicl_serve.prompt import PromptTemplate
 from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.signing import SIGNATURE_BYTES, SIGNATURE_FILE, read_signature
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
 from tests.api.test_errors import error_of
@@ -204,6 +205,21 @@ def test_file_names_order_and_types_in_the_form_do_not_matter(admin, files, fold
     )
 
 
+def test_an_upload_may_carry_a_signature(admin, files, folder):
+    form = files() | {SIGNATURE_FILE: ("x", bytes(SIGNATURE_BYTES))}
+    assert put(admin, "sst2", form).status_code == 200
+    assert read_signature(folder / "sst2") == bytes(SIGNATURE_BYTES)
+    form[SIGNATURE_FILE] = ("x", b"cut")
+    message = error_of(put(admin, "sst2", form), 422)["message"]
+    assert message.startswith("sst2/task.json.sig: has 3 bytes, an Ed25519 signature has 64;")
+
+
+def test_a_file_sent_twice_is_400(admin, files):
+    form = [*files().items(), (TASK_FILE, ("again", b"{}"))]
+    message = error_of(put(admin, "sst2", form), 400)["message"]
+    assert message.startswith("the form holds task.json, task.json, vectors.safetensors; send")
+
+
 def test_a_task_may_be_called_reload(admin, files):
     assert put(admin, "reload", files("reload")).status_code == 201
     assert admin.get("/v1/tasks/reload").json()["id"] == "reload"
@@ -271,13 +287,16 @@ def test_uploads_of_one_name_at_once_leave_one_of_them_whole(admin, files, regis
     ["%2e%2e", "%2e", ".hidden", "%2Ehidden", "-x", "a%20b", "sst2%0A", "a%00", "%C3%A9", "x" * 129]
     + ["..%5Cx", "~", "%25"],
 )  # fmt: skip
-@pytest.mark.parametrize("method", ["PUT", "DELETE"])
-def test_a_name_that_is_none_is_422(admin, files, folder, method, name):
+@pytest.mark.parametrize(("method", "status"), [("PUT", 422), ("DELETE", 404)])
+def test_a_name_that_no_task_can_have_is_422_to_put_and_404_to_delete(
+    admin, files, folder, method, status, name
+):
+    """A refused artifact may be listed under any name, so DELETE looks there instead."""
     before = state(folder.parent)
     url = admin.base_url.copy_with(raw_path=f"/v1/tasks/{name}".encode())
     form = files("x") if method == "PUT" else None
-    error = error_of(admin.request(method, url, files=form), 422)
-    assert error["message"].startswith("name: String should match pattern")
+    message = error_of(admin.request(method, url, files=form), status)["message"]
+    assert ("name: String should match pattern" in message) == (method == "PUT")
     assert state(folder.parent).items() >= before.items()
     assert state(folder).keys() == {f"sst2/{TASK_FILE}", f"sst2/{VECTORS_FILE}"}
 
@@ -304,6 +323,13 @@ def narrow_vectors(made):
     edit_vectors(made, context_vector=vector)
 
 
+def endless_vectors(made):
+    """Of no bytes, and of more numbers than a tensor can have in one dimension."""
+    tensor = {"dtype": "F32", "shape": [0, (1 << 64) - 1], "data_offsets": [0, 0]}
+    header = json.dumps({"context_vector": tensor}).encode()
+    replace_vectors(made, len(header).to_bytes(8, "little") + header)
+
+
 INVALID = {
     "not JSON": (
         lambda made: (made / TASK_FILE).write_text("{"),
@@ -328,7 +354,11 @@ INVALID = {
     ),
     "tensors": (
         narrow_vectors,
-        "sst2/vectors.safetensors: context_vector is torch.float32 (4, 2, 4)",
+        "sst2/vectors.safetensors: context_vector is F32 (4, 2, 4)",
+    ),
+    "tensors too much for torch": (
+        endless_vectors,
+        "sst2/vectors.safetensors: holds ['context_vector'], expected",
     ),
     "vectors of another task": (
         lambda made: (made / VECTORS_FILE).write_bytes(b"x"),
@@ -375,21 +405,25 @@ def test_an_artifact_that_could_not_serve_is_422_and_changes_nothing(
     [
         (lambda form: form.pop(TASK_FILE), "the form holds vectors.safetensors; send the two"),
         (lambda form: form.pop(VECTORS_FILE), "the form holds task.json; send the two files"),
-        (lambda form: form.update(more=("more", b"x")), "Too many files."),
+        (lambda form: form.update(more=("more", b"x")), "the form holds more, task.json, vectors"),
+        (
+            lambda form: form.update({SIGNATURE_FILE: ("x", b"x"), "more": ("more", b"x")}),
+            "Too many files.",
+        ),
         (lambda form: form.update({TASK_FILE: (None, b"{}")}), "Too many fields."),
         (
             lambda form: form.update(task=form.pop(TASK_FILE)),
             "the form holds task, vectors.safetensors; send the two files",
         ),
     ],
-    ids=["no task.json", "no vectors", "a third", "a field", "another name"],
+    ids=["no task.json", "no vectors", "a stranger", "a fourth", "a field", "another name"],
 )
 def test_a_form_of_other_parts_is_400(admin, files, folder, change, message):
     form, before = files(), state(folder)
     change(form)
     error = error_of(put(admin, "sst2", form), 400)
     assert error["message"].startswith(message)
-    assert error["message"].endswith("-F vectors.safetensors=@vectors.safetensors")
+    assert error["message"].endswith("-F task.json.sig=@task.json.sig if it is signed")
     assert state(folder) == before
 
 
@@ -425,7 +459,11 @@ def test_a_form_without_a_boundary_is_400(admin):
 
 # -- sizes
 
-LIMITS = {TASK_FILE: MAX_TASK_FILE_BYTES, VECTORS_FILE: max_vectors_bytes(LAYERS, HIDDEN)}
+LIMITS = {
+    TASK_FILE: MAX_TASK_FILE_BYTES,
+    VECTORS_FILE: max_vectors_bytes(LAYERS, HIDDEN),
+    SIGNATURE_FILE: SIGNATURE_BYTES,
+}
 TOO_LARGE = sum(LIMITS.values()) + (1 << 20)
 
 
@@ -582,6 +620,16 @@ def test_a_refused_artifact_is_deleted_by_the_id_it_is_listed_with(admin, folder
     assert os.listdir(folder) == ["sst2"]
 
 
+@pytest.mark.parametrize("name", ["my task", "_old", "k\xf6ln"])
+def test_a_refused_artifact_is_deleted_also_where_no_task_could_be_called_so(admin, folder, name):
+    make_artifact(folder / name, name="other")
+    (folder / name / VECTORS_FILE).write_bytes(b"")
+    admin.post("/v1/tasks/reload")
+    assert name in [task["id"] for task in admin.get("/v1/tasks").json()["data"]]
+    assert admin.delete(f"/v1/tasks/{name}").status_code == 204
+    assert os.listdir(folder) == ["sst2"]
+
+
 def test_a_task_in_two_sub_folders_is_deleted_only_once_the_refused_one_is(admin, folder):
     """Otherwise it would serve on, from the other."""
     make_artifact(folder / "twin")
@@ -616,14 +664,14 @@ def test_reload_says_what_changed(admin, folder):
 # -- what is said elsewhere
 
 
-def test_the_key_is_in_no_log(admin, files, caplog, capfd):
-    caplog.set_level("DEBUG")
+def test_the_key_is_in_no_log(admin, files, logged, capfd):
+    logged.set_level("DEBUG")
     put(admin, "sst2", files(seed=1))
     put(admin, "sst2", {})
     admin.post("/v1/tasks/reload", headers={"Authorization": f"Bearer {KEY}x"})
-    assert "Admin: task 'sst2' replaced" in caplog.text
+    assert "Admin: task 'sst2' replaced" in logged.text
     output = capfd.readouterr()
-    assert KEY not in caplog.text + output.out + output.err
+    assert KEY not in logged.text + output.out + output.err
 
 
 def test_the_server_holds_no_copy_of_the_key(registry, tokenizer, monkeypatch):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from ifedicl_serve.schema import ClassifyResponse
 from tests.api.conftest import MAX_MODEL_LEN
-from tests.api.fake_engine import CACHED_TOKENS, log_probs
+from tests.api.fake_engine import CACHED_TOKENS, UNADAPTED, log_probs
 
 TEXTS = ["it is wonderful", "a long and boring film", "no"]
 
@@ -19,12 +20,12 @@ def classify(client, task, texts, **options):
     return post(client, task=task, input=texts, **options)["data"]
 
 
-def expected(registry, tokenizer, name, text):
+def expected(registry, tokenizer, name, text, digest=None):
     """Label -> probability, worked out node by node from the engine's arithmetic."""
     task = registry.get(name)
     prompt = tokenizer(task.spec.prompt.render(text)).input_ids
     choices = np.concatenate(
-        [log_probs(task.digest, [*prompt, *n.path], n.children) for n in task.trie.nodes]
+        [log_probs(digest or task.digest, [*prompt, *n.path], n.children) for n in task.trie.nodes]
     )
     scores = np.exp(task.trie.paths.astype(np.float64) @ choices)
     return dict(zip(task.trie.labels, scores, strict=True))
@@ -35,6 +36,31 @@ def test_every_label_gets_the_probability_the_engine_implies(client, registry, t
     for result, text in zip(classify(client, name, TEXTS), TEXTS, strict=True):
         scores = {entry["label"]: entry["score"] for entry in result["scores"]}
         assert scores == pytest.approx(expected(registry, tokenizer, name, text), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sst2", "topics"])
+def test_unadapted_is_the_base_models_answer_to_the_same_prompt(client, registry, tokenizer, name):
+    response = post(client, task=name, input=TEXTS, adapted=False)
+    assert response["adapted"] is False and response["model"] == name
+    for result, text in zip(response["data"], TEXTS, strict=True):
+        scores = {entry["label"]: entry["score"] for entry in result["scores"]}
+        base = expected(registry, tokenizer, name, text, UNADAPTED)
+        assert scores == pytest.approx(base, abs=1e-6)
+        assert scores != pytest.approx(expected(registry, tokenizer, name, text), abs=1e-3)
+
+
+def test_adapted_is_the_default(client):
+    response = post(client, task="sst2", input=TEXTS)
+    assert response["adapted"] is True
+    assert response["data"] == post(client, task="sst2", input=TEXTS, adapted=True)["data"]
+
+
+def test_a_task_the_engine_lost_is_answered_unadapted(client, engine, registry):
+    """No worker needs its artifact for that."""
+    engine.unavailable.add(registry.get("fatal").digest)
+    assert client.post("/v1/classify", json={"task": "fatal", "input": "no"}).status_code == 503
+    post(client, task="fatal", input="no", adapted=False)
+    engine.unavailable.clear()
 
 
 def test_the_task_topics_needs_several_nodes(registry):
@@ -103,6 +129,13 @@ def test_the_response_names_the_task_and_its_content(client, registry):
     assert response["task_digest"] == registry.get("sst2").digest
     assert response["id"].startswith("classify-")
     assert response["id"] != post(client, task="sst2", input="fine")["id"]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"adapted": False}])
+def test_the_response_is_what_its_model_says(client, options):
+    """It is not made of the model."""
+    response = post(client, task="topics", input=TEXTS, **options)
+    assert ClassifyResponse.model_validate(response, strict=True).model_dump() == response
 
 
 @pytest.mark.parametrize("name", ["sst2", "topics"])

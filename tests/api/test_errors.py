@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from api.schema import MAX_BATCH
+from ifedicl_serve.schema import MAX_BATCH
 from tests.api.conftest import MAX_MODEL_LEN
 from tests.contract.factory import make_artifact
 
@@ -112,6 +112,20 @@ def test_a_body_that_is_no_object_is_422(client, body):
     assert error_of(response, 422)["message"].startswith("body: ")
 
 
+@pytest.mark.parametrize(
+    ("value", "where"), [('"\\ud800"', "the text"), ('["a", "b\\udfffc"]', "text 1")]
+)
+def test_half_of_a_surrogate_pair_is_422(client, value, where):
+    """JSON can hold one; a tokenizer cannot."""
+    response = client.post(
+        "/v1/classify",
+        content=f'{{"task": "sst2", "input": {value}}}',
+        headers={"content-type": "application/json"},
+    )
+    message = error_of(response, 422)["message"]
+    assert message.endswith(f"{where} holds half of a surrogate pair, expected Unicode text")
+
+
 @pytest.mark.parametrize("name", ["sst2", "topics"])
 def test_a_text_longer_than_the_context_is_422_with_both_lengths(client, registry, tokenizer, name):
     task = registry.get(name)
@@ -120,7 +134,8 @@ def test_a_text_longer_than_the_context_is_422_with_both_lengths(client, registr
     error = refused(client, 422, task=name, input=["fine", " good" * 100])
     assert error["message"] == (
         f"the prompt for this text has {tokens} tokens, but task '{name}' on this model takes at "
-        f'most {limit}; shorten the text or send "truncate": true'
+        f'most {limit}; shorten the text or send "truncate": true (--truncate of '
+        "`ifedicl classify`)"
     )
     assert error["type"].startswith("Unprocessable")
 
@@ -177,8 +192,9 @@ def fatal_unavailable(engine, registry):
 def test_a_task_the_engine_cannot_load_is_503(client, fatal_unavailable):
     assert refused(client, 503, task="fatal", input=["one", "two"]) == {
         "message": "task 'fatal' could not be loaded by the engine: its artifact "
-        f"{fatal_unavailable[:16]} is gone, replaced or damaged; send the request again, or see "
-        "the server's log and restore the artifact (or touch its task.json)",
+        f"{fatal_unavailable[:16]} is gone, replaced or damaged, or overflows the model's dtype; "
+        "send the request again, or see the server's log and restore the artifact (or touch its "
+        "task.json)",
         "type": "ServiceUnavailableError",
         "param": None,
         "code": 503,

@@ -1,15 +1,25 @@
 """Tasks as models of vLLM's completion routes, and label scores from generated tokens."""
 
 import asyncio
+from contextvars import copy_context
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from vllm.exceptions import GenerationError
+from vllm.v1.engine.exceptions import EngineDeadError
 
+from api.context import RequestContext, enter_request
 from api.engine import GenerationEngine
+from api.errors import on_error
 from api.generate import ListedModels, TaskServing
-from ifedicl_serve.errors import InputError, TaskNotFoundError, TaskUnavailableError
+from ifedicl_serve.errors import (
+    DrainingError,
+    EngineDiedError,
+    InputError,
+    TaskNotFoundError,
+    TaskUnavailableError,
+)
 from ifedicl_serve.plugin.request import KEY, TaskRequest
 
 BASE = "base"
@@ -92,6 +102,20 @@ def test_a_task_that_the_engine_could_not_load_is_unavailable(registry):
         ask(registry, BASE, fails=True)
 
 
+def logged(function):
+    """What the log says of a request during which `function` was called."""
+    context = RequestContext()
+    copy_context().run(lambda: (enter_request(context), function()))
+    return context.task, context.error
+
+
+def test_the_log_tells_the_task_and_the_kind_of_error(registry):
+    error = TaskNotFoundError("task 'nobody' is not loaded")
+    assert logged(lambda: ask(registry, "sst2")) == ("sst2", "")
+    assert logged(lambda: ask(registry, BASE)) == ("", "")
+    assert logged(lambda: asyncio.run(on_error(None, error))) == ("", "TaskNotFoundError")
+
+
 def test_all_else_is_vllms(registry):
     assert TaskServing(FakeServing(), registry).untouched == "delegated"
 
@@ -118,12 +142,13 @@ class FakeClient:
         self.finish_reason = finish_reason
         self.asked = []
 
-    async def generate(self, prompt, params, request_id):
+    async def generate(self, prompt, params, request_id, trace_headers):
         self.asked.append(params)
         scored = {
             token: SimpleNamespace(logprob=-token / 100) for token in params.logprob_token_ids
         }
-        completion = SimpleNamespace(finish_reason=self.finish_reason, logprobs=[scored])
+        logprobs = [] if self.finish_reason == "abort" else [scored]
+        completion = SimpleNamespace(finish_reason=self.finish_reason, logprobs=logprobs)
         yield SimpleNamespace(outputs=[completion], num_cached_tokens=7)
 
 
@@ -147,5 +172,36 @@ def test_more_labels_than_vllm_reports_at_once_take_several_requests(registry):
     np.testing.assert_allclose(np.diff(scores.log_probs), -0.01, rtol=1e-3)
 
 
+def test_the_first_request_that_fails_ends_the_others(registry):
+    """So that nothing is generated for a text whose scores are lost."""
+
+    class Dying(FakeClient):
+        ended = 0
+
+        async def generate(self, prompt, params, request_id, trace_headers):
+            if 299 in params.logprob_token_ids:
+                raise EngineDeadError
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.ended += 1
+            yield
+
+    async def ended_by_then():
+        client = Dying()
+        with pytest.raises(EngineDiedError, match="the engine has stopped"):
+            await GenerationEngine(client).token_scores(
+                registry.get("sst2"), [1], tuple(range(300))
+            )
+        return client.ended
+
+    assert asyncio.run(ended_by_then()) == 2
+
+
 def test_a_request_that_ended_with_an_error_has_no_scores(registry):
     assert np.isnan(token_scores(FakeClient("error"), registry.get("sst2"), (5, 6)).log_probs).all()
+
+
+def test_a_request_that_a_stopping_engine_dropped_is_for_another_server(registry):
+    with pytest.raises(DrainingError, match="send the request to another one"):
+        token_scores(FakeClient("abort"), registry.get("sst2"), (5, 6))

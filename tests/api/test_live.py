@@ -6,14 +6,16 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 import api.live
 from api.live import follow
-from ifedicl_serve.artifact import VECTORS_FILE
+from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.store import TaskStore
 from tests.api.conftest import application
 from tests.api.fake_engine import FakeEngine
-from tests.contract.factory import MODEL, make_artifact
+from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
 
 LIMIT_S = 60
 
@@ -142,6 +144,51 @@ def test_without_notices_the_folder_is_looked_at_all_the_same(
             await until(lambda: "trec" in registry.tasks)
 
     asyncio.run(scenario())
+
+
+def test_a_defect_ends_no_following(registry, tokenizer, tmp_path, monkeypatch, logged):
+    """It is logged, once and where it was, and the folder is looked at again."""
+    refresh, defects = registry.refresh, iter([TypeError("defect")] * 2)
+
+    def refresh_with_defects(names=None):
+        for defect in defects:
+            raise defect
+        return refresh(names)
+
+    monkeypatch.setattr(registry, "refresh", refresh_with_defects)
+
+    async def scenario():
+        async with serving(registry, tokenizer, FakeEngine()):
+            make_artifact(tmp_path / "trec", name="trec")
+            await until(lambda: "trec" in registry.tasks)
+
+    asyncio.run(scenario())
+    assert logged.text.count("TypeError: defect") == 1
+    assert "in refresh_with_defects" in logged.text
+
+
+def test_changes_through_the_admin_routes_are_counted_and_logged(
+    registry, tokenizer, tmp_path, logged
+):
+    made = tmp_path / ".made" / "trec"
+    make_artifact(made, name="trec")
+    files = [(made / name).read_bytes() for name in (TASK_FILE, VECTORS_FILE)]
+
+    def serving_tasks():
+        return REGISTRY.get_sample_value("ifedicl:tasks", {"status": "ready"})
+
+    async def scenario():
+        async with serving(registry, tokenizer, FakeEngine()):
+            store = TaskStore(registry, LAYERS, HIDDEN)
+            await asyncio.sleep(0.01)  # the follower begins
+            await asyncio.to_thread(store.put, "trec", *files)
+            await until(lambda: serving_tasks() == 2)
+            await asyncio.to_thread(store.delete, "trec")
+            await until(lambda: serving_tasks() == 1)
+
+    asyncio.run(scenario())
+    assert "Artifact folder trec: serves task 'trec'" in logged.text
+    assert "Artifact folder trec: removed" in logged.text
 
 
 def test_a_tasks_directory_that_comes_back_is_followed_again(registry, tokenizer, tmp_path):

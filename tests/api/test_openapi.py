@@ -44,7 +44,7 @@ def test_the_served_document_is_the_committed_one():
 def test_without_an_admin_key_only_what_changes_nothing_is_documented(client):
     committed = operations(json.loads(COMMITTED.read_text()))
     assert operations(client.get("/openapi.json").json()) == {
-        key: operation for key, operation in committed.items() if operation["tags"] == ["tasks"]
+        key: operation for key, operation in committed.items() if operation["tags"] != ["admin"]
     }
 
 
@@ -54,7 +54,9 @@ def test_admin_operations_are_documented_with_their_key():
 
 
 def test_every_error_is_documented_in_its_own_shape():
-    for operation in operations(document()).values():
+    documented = operations(document())
+    del documented["/ready", "get"]  # a probe: its body says what it is instead
+    for operation in documented.values():
         for status, response in operation["responses"].items():
             if status >= "4":
                 schema = response["content"]["application/json"]["schema"]
@@ -63,12 +65,20 @@ def test_every_error_is_documented_in_its_own_shape():
 
 def test_the_errors_of_classify_are_documented(client):
     responses = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]["responses"]
-    assert sorted(responses) == ["200", "400", "404", "422", "503"]
+    assert sorted(responses) == [
+        "200", "400", "404", "408", "413", "422", "503", "504",
+    ]  # fmt: skip
 
 
 def test_the_path_of_vllm_is_not_documented_twice(client):
     paths = client.get("/openapi.json").json()["paths"]
-    assert sorted(paths) == ["/v1/classify", "/v1/tasks", "/v1/tasks/{name}"]
+    assert sorted(paths) == [
+        "/ready",
+        "/v1/classify",
+        "/v1/tasks",
+        "/v1/tasks/{name}",
+        "/v1/tasks/{name}/coefficients",
+    ]
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
 """`ifedicl serve` up to the point where vLLM starts."""
 
 import os
+import pickle
 from importlib.metadata import entry_points
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from api import serve
 from api.admin_key import ADMIN_KEY_VARIABLE, with_admin_key
+from api.keys import KEY_FILE_VARIABLE
+from api.launch import GATED_GROUPS
+from api.options import ServeOptions
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from tests.api.conftest import TINY_QWEN2
+from tests.contract.keys import public_pem, trusting
 
 
 @pytest.fixture
 def started(monkeypatch):
     """What vLLM would have been started with; it never is."""
     calls = []
-    monkeypatch.setattr(serve, "_run_vllm", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(serve, "_run_vllm", lambda *arguments: calls.append(arguments) or 0)
     monkeypatch.setenv("VLLM_PLUGINS", "")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")  # so that what main sets is undone
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
@@ -38,9 +44,9 @@ def run(*argv):
 
 def test_vllm_is_started_with_the_adapted_architecture_and_the_tasks(tmp_path, started):
     assert run("--model", TINY_QWEN2, "--tasks", tmp_path) == 0
-    assert started == [
-        (["serve", str(TINY_QWEN2)], "pooling", "IFedICLQwen2ForCausalLM", TaskConfig(tmp_path))
-    ]
+    argv = ["serve", str(TINY_QWEN2)]
+    tasks = TaskConfig(tmp_path)
+    assert started == [(argv, "pooling", "IFedICLQwen2ForCausalLM", tasks, ServeOptions())]
 
 
 def test_flags_of_vllm_are_passed_on_in_order(tmp_path, started):
@@ -73,7 +79,59 @@ def test_our_own_options_do_not_reach_vllm(tmp_path, started):
     run("--model", TINY_QWEN2, "--tasks", tmp_path, "--runner", "generate")
     assert [argv for argv, *_ in started] == [["serve", str(TINY_QWEN2)]] * 2
     assert [runner for _, runner, *_ in started] == ["pooling", "generate"]
-    assert [tasks.max_resident_tasks for *_, tasks in started] == [100, None]
+    assert [tasks.max_resident_tasks for *_, tasks, _ in started] == [100, None]
+
+
+def test_limits_and_keys_are_options_of_the_api_processes(tmp_path, started):
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"of-a-team": ["sst2", "support-*"]}')
+    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--max-queued-texts", 9, "--request-timeout",
+        2.5, "--max-request-bytes", 100, "--key-file", keys)  # fmt: skip
+    options = started[0][4]
+    assert options == ServeOptions(9, 2.5, 100, {"of-a-team": ("sst2", "support-*")})
+    assert "of-a-team" not in repr(options)  # vLLM logs its arguments
+
+
+def test_the_key_file_may_be_named_by_its_variable(tmp_path, started, monkeypatch):
+    (tmp_path / "keys.json").write_text('{"of-a-team": ["*"]}')
+    monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "keys.json"))
+    run("--model", TINY_QWEN2, "--tasks", tmp_path)
+    assert started[0][4].keys == {"of-a-team": ("*",)}
+
+
+@pytest.mark.parametrize("flag", ["--max-queued-texts", "--request-timeout", "--max-request-bytes"])
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "many"])
+def test_limits_are_above_zero(tmp_path, started, capsys, flag, value):
+    with pytest.raises(SystemExit):
+        run("--model", TINY_QWEN2, "--tasks", tmp_path, flag, value)
+    assert flag in capsys.readouterr().err
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "no JSON object"),
+        (b'["secret"]', "no JSON object"),
+        (b'{"secret": "sst2"}', "no JSON object"),
+        (b'{"secret": []}', "no JSON object"),
+        (b'{"my secret": ["sst2"]}', "without spaces"),
+        (b"\xff\xfesecret", "no JSON object"),
+        (b"{}", "holds no key"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_key_file_that_is_none_ends_with_status_1_and_is_not_shown(
+    tmp_path, started, capsys, content, complaint
+):
+    keys = tmp_path / "keys.json"
+    if content is not None:
+        keys.write_bytes(content)
+    assert run("--model", TINY_QWEN2, "--tasks", tmp_path, "--key-file", keys) == 1
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert "secret" not in message
+    assert started == []
 
 
 @pytest.mark.parametrize("architecture", ADAPTED_ARCHITECTURES)
@@ -82,7 +140,25 @@ def test_every_adapted_architecture_is_accepted(tmp_path, started, architecture)
     assert started[0][2] == ADAPTED_ARCHITECTURES[architecture]
 
 
+def test_trusted_keys_are_read_once_and_reach_every_process_with_the_tasks(tmp_path, started):
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "keys.pem").write_bytes(public_pem(key))
+    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--trusted-keys", tmp_path / "keys.pem")
+    assert started[0][0] == ["serve", str(TINY_QWEN2)]
+    assert pickle.loads(pickle.dumps(started[0][3])).trusted == trusting(key)
+
+
 # -- errors before vLLM starts
+
+
+def test_a_file_of_no_trusted_key_ends_with_status_1(tmp_path, started, capsys):
+    """Rather than serving nothing, or everything."""
+    (tmp_path / "keys.pem").write_bytes(b"")
+    argv = ("--model", TINY_QWEN2, "--tasks", tmp_path, "--trusted-keys", tmp_path / "keys.pem")
+    assert run(*argv) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"ifedicl serve: {tmp_path / 'keys.pem'}: holds no PEM public key;")
+    assert started == []
 
 
 def test_a_missing_tasks_folder_ends_with_status_1(tmp_path, started, capsys):
@@ -119,6 +195,47 @@ def test_missing_options_end_with_usage(argv, started, capsys):
     assert started == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "variable"), [(["--grpc"], "0"), (["--grpc-port", "1"], "0"), ([], "1")]
+)
+def test_front_ends_that_know_no_keys_are_refused(monkeypatch, capsys, flags, variable, tmp_path):
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", variable)
+    argv = ["serve", str(TINY_QWEN2), *flags]
+    with pytest.raises(SystemExit):
+        serve._run_vllm(argv, "pooling", "", TaskConfig(tmp_path), ServeOptions())
+    assert "know no tasks and no keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "reason"),
+    [
+        ("--revision", "main", "would serve another model"),
+        ("--tokenizer", "elsewhere", "would serve another model"),
+        ("--tokenizer-mode", "slow", "would serve another model"),
+        (
+            "--hf-overrides",
+            '{"rope_parameters": {"rope_type": "yarn"}}',
+            "would serve another model",
+        ),
+        ("--quantization", "fp8", "would serve another model"),
+        (
+            "--kv-transfer-config",
+            '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}',
+            "could give a task the KV of another",
+        ),
+        ("--kv-offloading-size", "1", "could give a task the KV of another"),
+        ("--convert", "embed", "is set by ifedicl"),
+    ],
+)
+def test_flags_that_tasks_are_not_checked_against_are_refused(
+    flag, value, reason, tmp_path, capsys
+):
+    argv = ["serve", str(TINY_QWEN2), flag, value]
+    with pytest.raises(SystemExit):
+        serve._run_vllm(argv, "pooling", "", TaskConfig(tmp_path), ServeOptions())
+    assert f"{flag} {reason}" in capsys.readouterr().err
+
+
 # -- VLLM_PLUGINS
 
 
@@ -141,7 +258,7 @@ def test_plugins_that_load_without_the_variable_still_load(tmp_path, started, mo
     monkeypatch.delenv("VLLM_PLUGINS")
     run("--model", TINY_QWEN2, "--tasks", tmp_path)
     named = os.environ["VLLM_PLUGINS"].split(",")
-    groups = (entry_points(group=group) for group in serve.GATED_GROUPS)
+    groups = (entry_points(group=group) for group in GATED_GROUPS)
     installed = {entry.name for group in groups for entry in group}
     assert {*installed, "ifedicl", "ifedicl-api"} == set(named)
 

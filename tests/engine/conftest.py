@@ -25,13 +25,12 @@ from transformers import (
 )
 
 from bench.random_tasks import random_task
-from calibration.hooked import injected, load_model
-from calibration.score import label_log_probs
-from ifedicl_serve.injection import adapted_mask
+from calibration.hooked import load_model
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES, register
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
-from ifedicl_serve.prompt import label_trie, token_ids
+from ifedicl_serve.prompt import token_ids
+from tests.engine.reference import hooked, trie_of
 
 TINY_QWEN2 = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
 NUM_TASKS = 33
@@ -116,13 +115,10 @@ def case(models, tmp_path_factory) -> Case:
     spec = artifacts[0].spec
     questions = [f"question {n}: " + "why was my card declined? " * n for n in range(8)]
     prompts = [spec.prompt.render(question) for question in questions]
-    trie = label_trie(model.tokenizer, spec.prompt, spec.verbalizations)
-    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
-    expected = {None: label_log_probs(model, prompts, trie)}
+    expected = {None: hooked(model, artifacts[0], questions, adapted=False)}
     for artifact in artifacts:
-        with injected(model, artifact.context_vector, artifact.coefficients, mask):
-            expected[artifact.digest] = label_log_probs(model, prompts, trie)
-    (node,) = trie.nodes
+        expected[artifact.digest] = hooked(model, artifact, questions)
+    (node,) = trie_of(model, spec).nodes
     return Case(
         folder,
         [artifact.digest for artifact in artifacts],
@@ -142,7 +138,7 @@ def engine(model: Path, tasks: Path | None, task: str = "classify", **options) -
     if tasks is not None:
         architecture = AutoConfig.from_pretrained(model).architectures[0]
         options["hf_overrides"] = {"architectures": [ADAPTED_ARCHITECTURES[architecture]]}
-        options["additional_config"] = TaskConfig(tasks)
+        options.setdefault("additional_config", TaskConfig(tasks))
     elif task == "embed":
         options["convert"] = "embed"
     if task == "generate":

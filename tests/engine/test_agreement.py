@@ -14,11 +14,10 @@ import torch
 
 from bench.random_tasks import random_task
 from calibration.export import export_fused
-from calibration.hooked import injected, load_model
-from calibration.score import label_log_probs
-from ifedicl_serve.injection import adapted_mask
-from ifedicl_serve.prompt import label_trie, token_ids
+from calibration.hooked import load_model
+from ifedicl_serve.prompt import token_ids
 from tests.engine.conftest import engine, request, scores
+from tests.engine.reference import hooked, trie_of
 
 TEXTS = [
     "My new card has not arrived yet, how long does it take?",
@@ -30,19 +29,6 @@ TEXTS = [
 LABELS = ("card", "card payment", "card delivery", "cash", "exchange rate")
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
 VLLM_DTYPE = {"fp32": "float32", "bf16": "bfloat16"}
-
-
-def trie_of(model, spec):
-    return label_trie(model.tokenizer, spec.prompt, spec.verbalizations)
-
-
-def hooked(model, artifact) -> np.ndarray:
-    """(1) label log-probabilities [texts, labels] on the hooked model."""
-    spec = artifact.spec
-    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
-    prompts = [spec.prompt.render(text) for text in TEXTS]
-    with injected(model, artifact.context_vector, artifact.coefficients, mask):
-        return label_log_probs(model, prompts, trie_of(model, spec))
 
 
 def on_plugin(path, tasks, model, artifact, dtype) -> np.ndarray:
@@ -83,7 +69,7 @@ def test_hooked_injected_and_fused_agree(models, tmp_path, family, dtype, layers
     path = models[family]
     artifact = random_task(path, tmp_path / "tasks" / "task", 5, layers=layers, labels=LABELS)
     model = load_model(str(path), dtype=dtype, device="cpu")
-    reference = hooked(model, artifact)
+    reference = hooked(model, artifact, TEXTS)
     export_fused(model, str(path), artifact, tmp_path / "fused")
     plugin = on_plugin(path, tmp_path / "tasks", model, artifact, VLLM_DTYPE[dtype])
     fused = on_plain_vllm(tmp_path / "fused", model, artifact.spec, VLLM_DTYPE[dtype])
@@ -98,4 +84,4 @@ def test_qwen3_on_the_plugin_agrees_with_the_hooked_model(models, tmp_path):
     artifact = random_task(path, tmp_path / "tasks" / "task", 5, labels=LABELS)
     model = load_model(str(path), dtype="fp32", device="cpu")
     plugin = on_plugin(path, tmp_path / "tasks", model, artifact, "float32")
-    np.testing.assert_allclose(plugin, hooked(model, artifact), atol=TOLERANCE["fp32"])
+    np.testing.assert_allclose(plugin, hooked(model, artifact, TEXTS), atol=TOLERANCE["fp32"])

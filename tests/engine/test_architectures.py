@@ -12,7 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Olmo2Model,
+    Olmo3Model,
+    OlmoeModel,
+)
 
 from bench.random_tasks import random_task
 from calibration.hooked import HookedModel, load_model, longest_prompt
@@ -20,7 +27,8 @@ from ifedicl_serve.artifact import Artifact
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
-from tests.engine.test_agreement import LABELS, TOLERANCE, hooked, on_plugin
+from tests.engine.reference import hooked
+from tests.engine.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin
 
 SHAPE = dict(
     vocab_size=8000, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
@@ -75,10 +83,24 @@ class Checkpoint:
     reference: np.ndarray  # [texts, labels]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def decorated_until_the_end():
+    """vLLM's Transformers backend (OLMo) decorates the classes it finds in transformers, which from
+    then on work inside engines only. Undone after this module, for the tests that follow."""
+    classes = [Olmo2Model, Olmo3Model, OlmoeModel]
+    bases = [found.__bases__ for found in classes]
+    with pytest.MonkeyPatch.context() as patch:
+        for found in classes:
+            patch.setattr(found, "__init__", found.__init__)
+            patch.setattr(found, "__call__", found.__call__)
+        yield
+    for found, before in zip(classes, bases, strict=True):
+        found.__bases__ = before
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict[str, Checkpoint]:
-    """All references are computed before any engine starts: vLLM's Transformers backend (OLMo)
-    decorates the class it finds in transformers, which from then on works inside engines only."""
+    """All references are computed before any engine starts, see `decorated_until_the_end`."""
     root = tmp_path_factory.mktemp("architectures")
     return {name: checkpoint(root, name, *family) for name, family in FAMILIES.items()}
 
@@ -92,7 +114,7 @@ def checkpoint(root: Path, architecture: str, kind: str, own: dict) -> Checkpoin
     AutoTokenizer.from_pretrained(TINY_QWEN2).save_pretrained(folder)
     artifact = random_task(folder, tasks / "task", 5, labels=LABELS)
     model = load_model(str(folder), dtype="fp32", device="cpu")
-    return Checkpoint(folder, tasks, model, artifact, hooked(model, artifact))
+    return Checkpoint(folder, tasks, model, artifact, hooked(model, artifact, TEXTS))
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

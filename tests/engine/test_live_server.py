@@ -16,9 +16,9 @@ import torch
 
 from bench.random_tasks import random_task
 from calibration.hooked import injected, load_model
-from calibration.score import label_log_probs
 from ifedicl_serve.injection import adapted_mask
-from ifedicl_serve.prompt import label_trie, token_ids
+from ifedicl_serve.prompt import token_ids
+from tests.engine.reference import hooked
 from tests.processes import ifedicl_serve
 
 TEXT = "my card has not arrived"
@@ -41,7 +41,7 @@ def url(models, folder, tmp_path_factory):
     flags = (
         "--runner", "generate", "--enforce-eager", "--api-server-count", "2",
         "--data-parallel-size", "2", "--admin-key", "of-the-operator",
-        "--chat-template", str(template),
+        "--chat-template", str(template), "--max-num-queued-reqs", "16",
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each replica
@@ -129,12 +129,9 @@ def test_both_replicas_answer_as_the_hooked_model_does(url, models, folder):
 
 def on_the_hooked_model(path, artifact) -> np.ndarray:
     """Probabilities of the labels, in the labels' alphabetical order."""
-    spec, model = artifact.spec, load_model(str(path), dtype="fp32", device="cpu")
-    trie = label_trie(model.tokenizer, spec.prompt, spec.verbalizations)
-    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
-    with injected(model, artifact.context_vector, artifact.coefficients, mask):
-        (log_probs,) = label_log_probs(model, [spec.prompt.render(TEXT)], trie)
-    return np.exp(log_probs)[np.argsort([label.name for label in spec.labels])]
+    model = load_model(str(path), dtype="fp32", device="cpu")
+    (log_probs,) = hooked(model, artifact, [TEXT])
+    return np.exp(log_probs)[np.argsort([label.name for label in artifact.spec.labels])]
 
 
 def test_no_request_mixes_two_versions_while_a_task_is_replaced(url, models, folder):
@@ -249,3 +246,19 @@ def test_a_request_for_a_task_that_no_worker_can_load_ends_with_an_error(url, wr
     response = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
     assert response.status_code == 500
     assert complete(url, "writer")["choices"][0]["finish_reason"] == "length"
+
+
+def test_vllms_bound_of_its_queue_is_for_what_generates_and_not_for_classifications(url, writer):
+    texts = {"task": "writer", "input": [TEXT] * 64}
+    assert httpx.post(f"{url}/v1/classify", json=texts, timeout=60).status_code == 200
+    body = {"model": "writer", "prompt": TEXT, "n": 17, "temperature": 1}
+    assert httpx.post(f"{url}/v1/completions", json=body, timeout=60).status_code == 503
+
+
+def test_an_id_that_a_caller_chose_makes_no_metric_of_a_task(url, writer):
+    body = {"model": base_model(url), "input": TEXT, "request_id": "classify:stranger:x"}
+    response = httpx.post(f"{url}/v1/responses", json=body | {"max_output_tokens": 1}, timeout=60)
+    assert response.status_code == 200, response.text
+    metrics = httpx.get(f"{url}/metrics").text
+    assert 'task="writer"' in metrics
+    assert "stranger" not in metrics

@@ -14,11 +14,10 @@ from transformers import AutoModelForCausalLM
 from vllm.lora.request import LoRARequest
 
 from bench.random_tasks import random_task
-from calibration.hooked import injected, load_model
-from calibration.score import label_log_probs
-from ifedicl_serve.injection import adapted_mask
-from ifedicl_serve.prompt import label_trie, token_ids
+from calibration.hooked import load_model
+from ifedicl_serve.prompt import token_ids
 from tests.engine.conftest import engine, random_prompts, request, run
+from tests.engine.reference import hooked, trie_of
 
 LABELS = ("card", "cash", "exchange", "transfer")  # a token each
 TEXTS = [f"question {number}: " + "why was my card declined? " * 10 for number in range(4)]
@@ -54,8 +53,6 @@ def case(models, adapters, tmp_path_factory):
     artifact = random_task(models["llama"], folder / "task", 1, labels=LABELS)
     model = load_model(str(models["llama"]), dtype="fp32", device="cpu")
     spec = artifact.spec
-    trie = label_trie(model.tokenizer, spec.prompt, spec.verbalizations)
-    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
     prompts = [spec.prompt.render(text) for text in TEXTS]
     expected = {}
     for name in ADAPTERS:
@@ -65,14 +62,13 @@ def case(models, adapters, tmp_path_factory):
                 base, adapters[name].lora_path
             ).base_model.model
             model.layers = list(model.network.model.layers)
-        expected[name, None] = label_log_probs(model, prompts, trie)
-        with injected(model, artifact.context_vector, artifact.coefficients, mask):
-            expected[name, artifact.digest] = label_log_probs(model, prompts, trie)
+        expected[name, None] = hooked(model, artifact, TEXTS, adapted=False)
+        expected[name, artifact.digest] = hooked(model, artifact, TEXTS)
     return SimpleNamespace(
         folder=folder,
         digest=artifact.digest,
         prompts=[token_ids(model.tokenizer, prompt) for prompt in prompts],
-        labels=trie.nodes[0].children,
+        labels=trie_of(model, spec).nodes[0].children,
         expected=expected,
     )
 

@@ -13,6 +13,8 @@ import pytest
 
 from ifedicl_serve.plugin.request import TaskKey, TaskRequest
 
+X, Y = "1" * 64, "2" * 64
+
 
 class RecordingSlots:
     def __init__(self):
@@ -44,14 +46,14 @@ def batch(request_ids, counts):
 
 
 def test_a_batch_points_each_requests_tokens_at_its_task_in_batch_order(state):
-    for index, (name, digest) in enumerate([("a", "x"), ("b", "y"), ("c", None)]):
+    for index, (name, digest) in enumerate([("a", X), ("b", Y), ("c", None)]):
         state.add_request(index, new_request(name, digest))
     state.prepare_inputs(batch(["c", "a", "b"], [3, 5, 2]), None)
-    assert state.model.task_slots.calls == [([None, TaskKey("x"), TaskKey("y")], [3, 5, 2])]
+    assert state.model.task_slots.calls == [([None, TaskKey(X), TaskKey(Y)], [3, 5, 2])]
 
 
 def test_dummy_runs_and_removed_requests_read_the_identity(state):
-    state.add_request(0, new_request("a", "x"))
+    state.add_request(0, new_request("a", X))
     state.remove_request("a")
     state.prepare_inputs(batch(["a", "dummy"], [4, 4]), None)
     assert state.model.task_slots.calls == [([None, None], [4, 4])]

@@ -1,18 +1,27 @@
-"""`ifedicl serve` as users run it: its own process, compiled engine, real HTTP, fresh artifacts."""
+"""`ifedicl serve` as users run it: its own process, compiled engine, real HTTP, fresh artifacts,
+which a key that it trusts has signed."""
 
+import re
+import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.random_tasks import random_task
-from calibration.hooked import injected, load_model
-from calibration.score import label_log_probs
-from ifedicl_serve.injection import adapted_mask
-from ifedicl_serve.prompt import label_trie
-from tests.processes import ifedicl_serve
+from calibration.hooked import load_model
+from ifedicl_serve.client import Client
+from ifedicl_serve.signing import write_signature
+from tests.contract.keys import public_pem
+from tests.deploy.promql import served_names, unknown_metrics
+from tests.engine.reference import hooked
+from tests.otlp import collector
+from tests.processes import in_engine, served, until
 
 ADMIN_KEY = "of-the-operator"
 LABELS = ("card", "card payment", "cash", "exchange rate")
@@ -25,18 +34,25 @@ def model(models):
 
 
 @pytest.fixture(scope="module")
-def tasks(model, tmp_path_factory):
-    """Two good artifacts, one damaged and one for another model."""
+def key():
+    return Ed25519PrivateKey.generate()
+
+
+@pytest.fixture(scope="module")
+def tasks(model, key, tmp_path_factory):
+    """Two good artifacts, one that is not signed, one damaged and one for another model."""
     folder = tmp_path_factory.mktemp("served")
-    good = {
+    made = {
         name: random_task(model, folder / name, seed, labels=LABELS)
-        for seed, name in enumerate(("alpha", "beta"))
+        for seed, name in enumerate(("alpha", "beta", "unsigned", "damaged"))
     }
-    random_task(model, folder / "damaged", 3)
     vectors = folder / "damaged" / "vectors.safetensors"
     vectors.write_bytes(vectors.read_bytes()[:-1])
-    random_task(Path(__file__).parents[2] / "examples" / "tiny_qwen2", folder / "foreign", 4)
-    return folder, good
+    other = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
+    made["foreign"] = random_task(other, folder / "foreign", 4)
+    for name in made.keys() - {"unsigned"}:
+        write_signature(folder / name, made[name].digest, key)
+    return folder, made
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +61,28 @@ def log(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(model, tasks, log):
-    """The server's base URL, once it is healthy."""
-    keys = ("--api-key", "secret", "--admin-key", ADMIN_KEY)
-    with ifedicl_serve(model, tasks[0], log, *keys) as url:
-        yield url
+def traces():
+    """Where to send traces over HTTP, and the spans that came."""
+    with collector() as (endpoint, spans), pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+        environment.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")  # milliseconds
+        yield endpoint, spans
+
+
+@pytest.fixture(scope="module")
+def running(model, tasks, key, log, traces, tmp_path_factory):
+    """The server's base URL, once it is healthy, and its process."""
+    trusted = tmp_path_factory.mktemp("keys") / "trusted.pem"
+    trusted.write_bytes(public_pem(key))
+    keys = ("--api-key", "secret", "--admin-key", ADMIN_KEY, "--trusted-keys", str(trusted))
+    tracing = ("--otlp-traces-endpoint", traces[0])
+    with served(model, tasks[0], log, *keys, *tracing, "--log-level", "INFO") as url_and_process:
+        yield url_and_process
+
+
+@pytest.fixture(scope="module")
+def server(running):
+    return running[0]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +93,10 @@ def client(server):
         yield client
 
 
-def served(client, task: str) -> np.ndarray:
+def log_probs(client, task: str, adapted: bool = True) -> np.ndarray:
     """Log-probabilities [texts, labels] in the task's label order."""
-    response = client.post("/v1/classify", json={"task": task, "input": TEXTS})
+    body = {"task": task, "input": TEXTS, "adapted": adapted}
+    response = client.post("/v1/classify", json=body)
     assert response.status_code == 200, response.text
     by_label = [
         {score["label"]: score["score"] for score in result["scores"]}
@@ -73,22 +107,36 @@ def served(client, task: str) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["alpha", "beta"])
 def test_served_probabilities_are_those_of_calibration(client, model, tasks, name):
-    artifact = tasks[1][name]
-    spec = artifact.spec
     network = load_model(str(model), dtype="fp32", device="cpu")
-    trie = label_trie(network.tokenizer, spec.prompt, spec.verbalizations)
-    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
-    with injected(network, artifact.context_vector, artifact.coefficients, mask):
-        expected = label_log_probs(network, [spec.prompt.render(text) for text in TEXTS], trie)
-    np.testing.assert_allclose(served(client, name), expected, atol=1e-4)
+    expected = hooked(network, tasks[1][name], TEXTS)
+    np.testing.assert_allclose(log_probs(client, name), expected, atol=1e-4)
+
+
+def test_unadapted_probabilities_are_those_of_the_base_model(client, model, tasks):
+    """Also after the task's own requests have filled the prefix cache."""
+    network = load_model(str(model), dtype="fp32", device="cpu")
+    expected = hooked(network, tasks[1]["alpha"], TEXTS, adapted=False)
+    adapted = log_probs(client, "alpha")
+    np.testing.assert_allclose(log_probs(client, "alpha", adapted=False), expected, atol=1e-4)
+    assert not np.allclose(adapted, expected, atol=0.01)
+
+
+def test_the_python_client_gets_what_http_sends(client, server):
+    with Client(server, api_key="secret", batch_size=16) as python:
+        results = python.classify("alpha", TEXTS)
+        assert [result.index for result in results] == list(range(len(TEXTS)))
+        assert python.task("alpha").labels == list(LABELS)
+    by_label = [{score.label: score.score for score in result.scores} for result in results]
+    scores = np.log([[row[label] for label in LABELS] for row in by_label])
+    np.testing.assert_allclose(scores, log_probs(client, "alpha"), atol=1e-4)
 
 
 def test_concurrent_requests_for_two_tasks_do_not_mix(client):
-    alone = {name: served(client, name) for name in ("alpha", "beta")}
+    alone = {name: log_probs(client, name) for name in ("alpha", "beta")}
     assert not np.allclose(alone["alpha"], alone["beta"], atol=0.01)
     names = ("alpha", "beta") * 4
     with ThreadPoolExecutor(len(names)) as pool:
-        results = pool.map(lambda name: served(client, name), names)
+        results = pool.map(lambda name: log_probs(client, name), names)
         for name, scores in zip(names, results, strict=True):
             np.testing.assert_allclose(scores, alone[name], atol=1e-4)
 
@@ -111,6 +159,20 @@ def test_bad_artifacts_are_listed_with_their_reason_and_stop_nothing(client):
     assert [name for name, task in listed.items() if task["status"] == "ready"] == ["alpha", "beta"]
     assert "content does not match the SHA-256" in listed["damaged"]["reason"]
     assert "calibrated on another model" in listed["foreign"]["reason"]
+    assert "not signed" in listed["unsigned"]["reason"]
+
+
+def test_a_task_that_is_signed_while_serving_serves(client, model, tasks, key):
+    folder, made = tasks
+    body = {"task": "unsigned", "input": TEXTS}
+    refused = client.post("/v1/classify", json=body)
+    assert refused.status_code == 404
+    assert "its artifact was refused: unsigned: not signed" in refused.json()["error"]["message"]
+    write_signature(folder / "unsigned", made["unsigned"].digest, key)
+    until(lambda: client.post("/v1/classify", json=body).status_code == 200)
+    network = load_model(str(model), dtype="fp32", device="cpu")
+    expected = hooked(network, made["unsigned"], TEXTS)
+    np.testing.assert_allclose(log_probs(client, "unsigned"), expected, atol=1e-4)
 
 
 def test_errors_keep_their_status_behind_vllms_own_handlers(client):
@@ -134,8 +196,10 @@ def test_vllms_own_endpoints_and_flags_are_there(client, server):
     assert client.get("/v1/models").json()["data"][0]["max_model_len"] == 256
 
 
-def test_vllms_own_classify_route_is_closed_because_the_api_key_does_not_guard_it(server):
-    response = httpx.post(f"{server}/classify", json={"model": "alpha", "input": "my card"})
+def test_vllms_own_classify_route_is_closed_and_behind_the_key(client, server):
+    body = {"model": "alpha", "input": "my card"}
+    assert httpx.post(f"{server}/classify", json=body).status_code == 401
+    response = client.post("/classify", json=body)
     assert response.status_code == 404
     assert "/v1/classify" in response.json()["error"]["message"]
 
@@ -157,5 +221,62 @@ def test_the_admin_key_opens_every_route_and_an_api_key_only_those_that_change_n
     assert statuses("neither") == [401] * 4
 
 
-def test_the_admin_key_is_in_no_log(server, log):
-    assert ADMIN_KEY not in log.read_text()
+def test_a_callers_trace_goes_on_into_the_engine(client, traces):
+    trace, parent = secrets.token_bytes(16), secrets.token_bytes(8)
+    headers = {
+        "traceparent": f"00-{trace.hex()}-{parent.hex()}-01",
+        "X-Request-Id": "of-this-trace",
+    }
+    body = {"task": "alpha", "input": TEXTS[0]}
+    assert client.post("/v1/classify", json=body, headers=headers).status_code == 200
+    deadline = time.monotonic() + 30
+    while not (ours := [span for span in traces[1] if span.trace_id == trace]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert ours[0].parent_span_id == parent
+    attributes = {one.key: one.value for one in ours[0].attributes}
+    request_id = attributes["gen_ai.request.id"].string_value
+    assert re.match(r"classify-\w+:alpha:of-this-trace:", request_id)
+    assert attributes["gen_ai.latency.time_in_queue"].double_value >= 0
+
+
+def test_everything_the_dashboard_alerts_and_autoscaler_ask_for_is_served(client):
+    for body in ({"task": "alpha", "input": TEXTS}, {"task": "nobody", "input": "text"}):
+        client.post("/v1/classify", json=body)
+    served = served_names(client.get("/metrics").text)
+    assert unknown_metrics(served) == {}
+
+
+def test_the_log_has_every_request_and_no_text_and_no_key(client, log):
+    client.post("/v1/classify", json={"task": "alpha", "input": TEXTS[7], "top_k": TEXTS[8]})
+    lines = log.read_text()
+    assert "method=POST path=/v1/classify status=422" in lines
+    assert "request_id=of-this-trace task=alpha texts=1" in lines
+    for secret in (*TEXTS, "Bearer", "'secret'", ADMIN_KEY):
+        assert secret not in lines
+
+
+def test_the_page_is_there_without_a_key(server):
+    assert httpx.get(server).headers["content-type"].startswith("text/html")
+
+
+def test_a_dead_engine_ends_the_server_for_its_supervisor(client, running):
+    """The last test: nothing serves after it."""
+    url, process = running
+    work = {"task": "alpha", "input": TEXTS * 40}
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(client.post, "/v1/classify", json=work)
+        until(lambda: in_engine(url) > 10)
+        (engine,) = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
+        ]
+        engine.kill()
+        answer = lost.result()
+    assert answer.status_code == 503
+    stopped = "the engine has stopped, and this server is about to"
+    assert answer.json()["error"]["message"] == stopped
+    assert process.wait(timeout=60) == 1
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/ready")

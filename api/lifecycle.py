@@ -1,0 +1,69 @@
+"""Whether this API process should get requests, and how it stops: finish what is in flight first.
+
+`GET /health` (vLLM's) is for liveness: restart what fails it. `GET /ready` is for routing: a
+server that drains is healthy and not ready. An engine that died fails both, and vLLM's watchdog
+then ends the process.
+"""
+
+import logging
+import time
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from api.admission import Admission
+
+logger = logging.getLogger("vllm.ifedicl")
+
+POLL_S = 0.02
+
+router = APIRouter(tags=["health"])
+
+engine_died = False  # of the engine that this process served last; decides its exit status
+
+
+class Readiness(BaseModel):
+    """`status`: ready, draining, or engine dead."""
+
+    status: str
+
+
+@router.get("/ready", responses={503: {"model": Readiness}})
+async def ready(request: Request) -> JSONResponse:
+    """Whether a load balancer should send requests here: 200, or 503 with the reason."""
+    status = "ready"
+    if request.app.state.ifedicl_admission.draining:
+        status = "draining"
+    elif request.app.state.engine_client.errored:
+        status = "engine dead"
+    code = HTTPStatus.OK if status == "ready" else HTTPStatus.SERVICE_UNAVAILABLE
+    return JSONResponse(Readiness(status=status).model_dump(), status_code=code)
+
+
+def drain_before_shutdown(engine_client: Any, admission: Admission) -> None:
+    """Wrap this client's `shutdown`, which vLLM calls in a thread when a signal arrives.
+
+    Upstream: the engine is told to finish what it has (--shutdown-timeout) and refuses the rest.
+    Why: a classification may have more to ask the engine (labels of several tokens), so it ends
+    before the engine is told. Requests that arrive meanwhile are answered 503.
+    Delete when vLLM lets an endpoint plugin take part in the shutdown.
+    """
+    shutdown = engine_client.shutdown
+
+    def drain_and_shutdown(timeout: float | None = None) -> None:
+        global engine_died
+        if not admission.draining:  # else vLLM's second call, after the engine was stopped
+            engine_died = engine_client.errored
+        admission.draining = True
+        deadline = time.monotonic() + (timeout or 0.0)
+        if admission.texts:
+            logger.info("Draining: %d texts are being classified", admission.texts)
+        while admission.texts and time.monotonic() < deadline and not engine_client.errored:
+            time.sleep(POLL_S)
+        remaining = None if timeout is None else max(0.0, deadline - time.monotonic())
+        shutdown(timeout=remaining)
+
+    engine_client.shutdown = drain_and_shutdown

@@ -1,0 +1,21 @@
+"""What `ifedicl serve` adds to vLLM's options for the API processes, in one place."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from api.keys import TaskPatterns
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Bounds of one API process, and who may ask for which task. Sent to each with vLLM's own
+    arguments, as `args.ifedicl`."""
+
+    # Texts being classified at once; four of the largest requests.
+    max_queued_texts: int = 8192
+    # Seconds a client has to send a request's body, and then the server to answer.
+    request_timeout: float = 60.0
+    # 2,048 texts of 8,000 bytes.
+    max_request_bytes: int = 16 << 20
+    # The tasks of keys that may not use every task. Not shown: vLLM logs its arguments.
+    keys: Mapping[str, TaskPatterns] = field(default_factory=dict, repr=False)

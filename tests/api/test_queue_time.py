@@ -1,0 +1,36 @@
+"""Which engine requests are counted as a task's: those of a classification, and no caller's."""
+
+from contextvars import copy_context
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import REGISTRY
+
+from api.context import RequestContext, enter_request
+from api.engine import new_request_id
+from api.queue_time import QueueTime
+
+
+def finished(request_id):
+    """What the engine reports of a request with that id."""
+    request = SimpleNamespace(request_id=request_id, queued_time=0.25)
+    QueueTime().record(None, SimpleNamespace(finished_requests=[request]))
+
+
+def counted(task):
+    return REGISTRY.get_sample_value("ifedicl:request_queue_time_seconds_sum", {"task": task})
+
+
+def test_a_classifications_time_is_its_tasks():
+    context = copy_context()
+    context.run(enter_request, RequestContext(id="order:17", task="queued"))
+    finished(context.run(new_request_id))
+    assert counted("queued") == 0.25
+
+
+@pytest.mark.parametrize("request_id", ["classify:stranger:x", "resp_1", "", None])
+def test_an_id_that_a_caller_chose_makes_no_series(request_id):
+    """vLLM's /v1/responses takes a `request_id`."""
+    finished(request_id)
+    assert counted("stranger") is None
+    assert counted("") is None
