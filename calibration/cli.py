@@ -1,16 +1,15 @@
-"""`ifedicl calibrate`, `evaluate`, `inspect` and `export`: options and output, no computing.
+"""`ifedicl calibrate`, `evaluate`, `inspect`, `sign`, `export`: options and output, no computing.
 
 torch and transformers are imported inside the commands, so that --help is quick.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from calibration.arguments import (
     SEPARATOR,
@@ -42,7 +41,8 @@ from calibration.arguments import (
 )
 from calibration.settings import Settings
 from calibration.tables import artifact_table, metrics_table
-from ifedicl_serve.errors import DataError, IFedICLError
+from ifedicl_serve.command import run_command
+from ifedicl_serve.errors import DataError
 
 
 def calibrate(argv: Sequence[str]) -> int:
@@ -60,24 +60,14 @@ def inspect(argv: Sequence[str]) -> int:
     return run_command("inspect", _inspect, argv)
 
 
+def sign(argv: Sequence[str]) -> int:
+    """Sign artifacts, for servers that ask for it."""
+    return run_command("sign", _sign, argv)
+
+
 def export(argv: Sequence[str]) -> int:
     """Fold a task into a plain checkpoint."""
     return run_command("export", _export, argv)
-
-
-def run_command(name: str, command: Callable[..., None], argv: Sequence[str]) -> int:
-    """Parse `argv` for a subcommand and run it; errors of ours become one line and status 1."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    try:
-        app(args=list(argv), prog_name=f"ifedicl {name}")
-    except SystemExit as stop:  # as typer ends help, usage errors and Ctrl-C
-        return int(stop.code or 0)
-    except IFedICLError as error:
-        message = " ".join(str(error).split())
-        Console(stderr=True, soft_wrap=True).print(f"[red]error: {escape(message)}[/]")
-        return 1
-    return 0
 
 
 def _calibrate(
@@ -107,9 +97,15 @@ def _calibrate(
     batch_size: BatchSize = Settings.batch_size,
     demonstrations: Demonstrations = Settings.demonstrations,
     aggregation: Aggregation = Settings.aggregation,
-    held_out: Annotated[float, typer.Option(help="Fraction of rows to measure on.")] = 0.2,
+    held_out: Annotated[
+        float, typer.Option(help="Fraction of rows to measure on; with --epsilon none are.")
+    ] = 0.2,
     held_out_data: Annotated[
-        Path | None, typer.Option(help="File of rows to measure on, instead of a fraction.")
+        Path | None,
+        typer.Option(
+            help="File of rows to measure on, instead of a fraction. What is measured is published "
+            "exactly, so with --epsilon the rows must be public."
+        ),
     ] = None,
     epsilon: Epsilon = Settings.epsilon,
     delta: Delta = Settings.delta,
@@ -140,8 +136,9 @@ def _calibrate(
     if not data:
         raise DataError("no data given; name labelled examples with --data or --client")
     console = Console()
+    fraction = 0.0 if epsilon else held_out  # metrics are exact, and would tell of the rows
     clients, rest = commands.read_clients(
-        data, (text_column, label_column), held_out, held_out_data, seed
+        data, (text_column, label_column), fraction, held_out_data, seed
     )
     task = commands.define_task(
         name or out.name,
@@ -181,6 +178,11 @@ def _show_outcome(console: Console, outcome: Any, out: Path, report: Path) -> No
     if outcome.before:
         metrics = {"zero_shot": outcome.before, "adapted": outcome.after}
         console.print(metrics_table("held-out rows", metrics))
+    elif outcome.artifact.spec.calibration.settings["epsilon"]:
+        console.print(
+            "nothing measured: metrics are exact, so with --epsilon only public rows are measured "
+            "on; name a file of them with --held-out-data"
+        )
     console.print(f"task {out} (digest {outcome.artifact.digest[:16]}), report {report}")
 
 
@@ -192,7 +194,7 @@ def _evaluate(
         Path | None,
         typer.Option(help="Labelled rows for few-shot prompts and the mean label logit."),
     ] = None,
-    shots: Annotated[int, typer.Option(help="Demonstrations in a few-shot prompt.")] = 8,
+    shots: Annotated[int, typer.Option(min=1, help="Demonstrations in a few-shot prompt.")] = 8,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     dtype: Dtype = "fp32",
@@ -225,11 +227,48 @@ def _evaluate(
 
 def _inspect(
     artifact: Annotated[Path, typer.Argument(help="Folder of a calibrated task.")],
+    trusted_keys: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of public keys, of which one must have signed the task."),
+    ] = None,
 ) -> None:
     """Show what an artifact holds, after every check serving makes."""
     from ifedicl_serve.artifact import load_artifact
+    from ifedicl_serve.signing import TrustedKeys, fingerprint, read_signature
 
-    Console().print(artifact_table(load_artifact(artifact)))
+    loaded = load_artifact(artifact)
+    signature = "none"
+    if trusted_keys:
+        signer = TrustedKeys.read(trusted_keys).signer_of(artifact, loaded.digest)
+        signature = f"by trusted key {fingerprint(signer)}"
+    elif read_signature(artifact):
+        signature = "not checked; give --trusted-keys"
+    Console().print(artifact_table(loaded, signature))
+
+
+def _sign(
+    tasks: Annotated[list[Path], typer.Argument(help="Folders of calibrated tasks.")],
+    key: Annotated[
+        Path,
+        typer.Option(
+            help="PEM file of an Ed25519 private key (openssl genpkey -algorithm ed25519); "
+            "servers are given its public key (openssl pkey -pubout) as --trusted-keys."
+        ),
+    ],
+) -> None:
+    """Sign artifacts with your key, so that a server with --trusted-keys serves them.
+
+    All are checked before the first is signed. Calibrating a task again removes its signature.
+    """
+    from ifedicl_serve.artifact import load_artifact
+    from ifedicl_serve.signing import fingerprint, public_bytes, read_signing_key, write_signature
+
+    private_key = read_signing_key(key)
+    digests = {task: load_artifact(task).digest for task in tasks}
+    for task, digest in digests.items():
+        write_signature(task, digest, private_key)
+        name = fingerprint(public_bytes(private_key.public_key()))
+        Console().print(f"signed {task} (digest {digest[:16]}) with key {name}")
 
 
 def _export(

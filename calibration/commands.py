@@ -19,7 +19,6 @@ from calibration.options import first_problem, parse_labels
 from calibration.settings import Settings
 from calibration.task import TaskDefinition
 from ifedicl_serve.artifact import Label
-from ifedicl_serve.errors import DataError
 from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.prompt import PromptTemplate
 
@@ -63,8 +62,6 @@ def read_clients(
     seed: int,
 ) -> tuple[list[list[Example]], list[Example]]:
     """Each client's training examples, and the rows held out: a file, or part of every client."""
-    if not 0 <= fraction < 1:
-        raise DataError(f"held-out fraction is {fraction}, expected 0 or more and less than 1")
     files = [read_examples(path, *columns) for path in paths]
     if held_out is not None:
         return files, read_examples(held_out, *columns)
@@ -75,8 +72,9 @@ def read_clients(
 def task_labels(
     text: str | None, clients: Sequence[Sequence[Example]], held_out: Sequence[Example]
 ) -> list[tuple[str, str]]:
-    """The labels asked for, or those found in the training data; every row must have one."""
-    labels = parse_labels(text, found_labels([row for client in clients for row in client]))
+    """The labels asked for, or those of all rows; every row must have one."""
+    rows = [row for some in (*clients, held_out) for row in some]
+    labels = parse_labels(text, found_labels(rows))
     names = [name for name, _ in labels]
     for number, client in enumerate(clients):
         check_labels(client, names, f"client {number}")

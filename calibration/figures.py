@@ -14,8 +14,10 @@ DOTS_PER_INCH = 110
 SMOOTHING = 10  # steps in the running mean that is drawn over the raw losses
 
 
-def draw_losses(losses: Sequence[Sequence[Sequence[float]]], path: Path) -> None:
-    """Losses [rounds][clients][steps] against the step, one line per client.
+def draw_losses(
+    losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int], path: Path
+) -> None:
+    """Losses [rounds][clients][steps] against the step, a line for each of the `clients`.
 
     A client may have missed rounds; there its line has a gap.
     """
@@ -23,9 +25,9 @@ def draw_losses(losses: Sequence[Sequence[Sequence[float]]], path: Path) -> None
     axes = figure.subplots()
     steps = max(len(one) for one_round in losses for one in one_round)
     missed = [float("nan")] * steps
-    for client in range(len(losses[0])):
-        values = np.array([one_round[client] or missed for one_round in losses]).ravel()
-        color = f"C{client % 10}"
+    for position, client in enumerate(clients):
+        values = np.array([one_round[position] or missed for one_round in losses]).ravel()
+        color = f"C{position % 10}"
         axes.plot(values, color=color, alpha=0.25, linewidth=0.8)
         window = min(SMOOTHING, len(values))
         mean = np.convolve(values, np.ones(window) / window, mode="valid")
@@ -34,7 +36,7 @@ def draw_losses(losses: Sequence[Sequence[Sequence[float]]], path: Path) -> None
     for boundary in range(1, len(losses)):
         axes.axvline(boundary * steps, color="0.7", linewidth=0.8, linestyle=":")
     axes.set(xlabel="local step (dotted: FedAvg)", ylabel="loss", title="Loss while fitting")
-    if len(losses[0]) <= 10:
+    if len(clients) <= 10:
         axes.legend(frameon=False)
     _save(figure, path)
 

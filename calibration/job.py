@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import prod
+from statistics import fmean
 
 from calibration.data import Example
-from calibration.evaluate import Metrics
+from calibration.evaluate import DIGITS, Metrics
 from calibration.hooked import HookedModel
 from calibration.settings import Settings
 from calibration.state import fingerprint
@@ -22,11 +23,15 @@ from ifedicl_serve.injection import SITES
 
 FLOAT32_BYTES = 4
 PACKAGES = ("torch", "transformers")
+Losses = Sequence[Sequence[Sequence[float]]]  # by round, client and step
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a calibration is made of. `held_out` is measured on, never fitted to."""
+    """Everything a calibration is made of. `held_out` is measured on, never fitted to.
+
+    Metrics are exact and published: with private settings those rows must be public.
+    """
 
     model: HookedModel
     identity: ModelIdentity
@@ -51,7 +56,7 @@ class Job:
         )
 
 
-def task_spec(job: Job, before: Metrics, after: Metrics) -> TaskSpec:
+def task_spec(job: Job, before: Metrics, after: Metrics, losses: Losses = ()) -> TaskSpec:
     """`task.json` of a calibration in one process."""
     shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
     precision = str(job.model.network.dtype).split(".")[1]
@@ -64,6 +69,7 @@ def task_spec(job: Job, before: Metrics, after: Metrics) -> TaskSpec:
         vector_bytes=FLOAT32_BYTES * prod(shape),
         measured=measurements(before, after, len(job.held_out)),
         circumstances={"dtype": precision},
+        losses=losses,
     )
 
 
@@ -76,6 +82,7 @@ def calibration_spec(
     vector_bytes: int,
     measured: Metrics,
     circumstances: dict[str, int | float | str],
+    losses: Losses = (),
 ) -> TaskSpec:
     """`task.json`: nothing in it depends on when or how fast the run went.
 
@@ -94,6 +101,7 @@ def calibration_spec(
         calibration=CalibrationRecord(
             loss=settings.loss,
             rounds=settings.rounds,
+            round_losses=round_losses(losses),
             seed=settings.seed,
             client_sizes=tuple(client_sizes),
             settings=settings.record() | circumstances,
@@ -109,6 +117,12 @@ def measurements(before: Metrics, after: Metrics, rows: int) -> Metrics:
     zero_shot = {f"zero_shot_{name}": value for name, value in before.items()}
     adapted = {f"adapted_{name}": value for name, value in after.items()}
     return zero_shot | adapted | {"held_out": float(rows)}
+
+
+def round_losses(losses: Losses) -> tuple[float, ...]:
+    """Each round's mean over all clients' steps; none if the clients of a round withheld theirs."""
+    rounds = [[loss for steps in clients for loss in steps] for clients in losses]
+    return tuple(round(fmean(steps), DIGITS) for steps in rounds) if all(rounds) else ()
 
 
 def wire_bytes(

@@ -40,7 +40,7 @@ def label_targets(
 ) -> list[Target]:
     """Each example as tokens and the decisions that make up its label under `loss`."""
     labels = task.label_tokens(model.tokenizer)
-    trie = task.trie(model.tokenizer)
+    trie = LabelTrie.build(task.verbalizations, labels)
     decide = {
         "restricted": [_trie_decisions(trie, tokens) for tokens in labels],
         "vocabulary": [_vocabulary_decisions(tokens) for tokens in labels],

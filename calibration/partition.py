@@ -105,8 +105,16 @@ def split(examples: Sequence[Example], how: str, clients: int, seed: int) -> Cli
 
 
 def write_clients(parts: Sequence[Sequence[Example]], folder: Path) -> list[Path]:
-    """Write client-0.jsonl and so on, as `read_examples` and `--client` read them."""
+    """Write client-0.jsonl and so on, as `read_examples` and `--client` read them.
+
+    Raises DataError if the folder has such files: those left over would be clients too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if old := sorted(folder.glob("client-*.jsonl")):
+        raise DataError(
+            f"{folder} holds files of clients already ({old[0].name}, {len(old)} in all); remove "
+            "them or choose another folder"
+        )
     paths = [folder / f"client-{client}.jsonl" for client in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
         lines = (json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in part)

@@ -4,7 +4,7 @@ Calibration calls these methods and knows nothing of consoles; `Progress` itself
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,8 +29,8 @@ class Progress:
         self._enter("fit")
         return lambda step, loss: None
 
-    def round_done(self, rounds_done: int, losses: Sequence[Sequence[float]]) -> None:
-        """The server has averaged a round."""
+    def round_done(self, rounds_done: int, losses: Mapping[int, Sequence[float]]) -> None:
+        """The server has averaged a round; `losses` of the clients' steps, none if withheld."""
 
     def evaluating(self, rows: int) -> None:
         """Held-out rows are about to be classified."""
@@ -73,8 +73,8 @@ class ConsoleProgress(Progress):
 
         return on_step
 
-    def round_done(self, rounds_done: int, losses: Sequence[Sequence[float]]) -> None:
-        means = ", ".join(f"{sum(steps) / len(steps):.3f}" for steps in losses if steps)
+    def round_done(self, rounds_done: int, losses: Mapping[int, Sequence[float]]) -> None:
+        means = ", ".join(f"{sum(steps) / len(steps):.3f}" for steps in losses.values() if steps)
         self.console.print(
             f"round {rounds_done}/{self.rounds}: mean loss {means or 'withheld for privacy'}"
         )

@@ -19,7 +19,7 @@ def write_report(outcome: Outcome, seconds: dict[str, float], folder: Path) -> P
     """Write the report into `folder` and return the path of its Markdown file."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(outcome.state.losses[0]):
-        draw_losses(outcome.state.losses, folder / LOSS_FIGURE)
+        draw_losses(outcome.state.losses, outcome.state.clients, folder / LOSS_FIGURE)
     draw_coefficients(outcome.artifact.coefficients, folder / COEFFICIENT_FIGURE)
     path = folder / "report.md"
     path.write_text(markdown(outcome, seconds), encoding="utf-8")
@@ -37,7 +37,7 @@ def markdown(outcome: Outcome, seconds: dict[str, float]) -> str:
         "## Held-out rows",
         _accuracy(outcome),
         "## Loss",
-        _losses(outcome.state.losses),
+        _losses(outcome.state.losses, outcome.state.clients),
         "## Coefficients",
         f"![lambda and beta by layer and site]({COEFFICIENT_FIGURE})",
         "## Bytes on the wire",
@@ -84,10 +84,10 @@ def _accuracy(outcome: Outcome) -> str:
     return f"{count} rows no client fitted to.\n\n" + _table(("", "zero-shot", "adapted"), rows)
 
 
-def _losses(losses: Sequence[Sequence[Sequence[float]]]) -> str:
+def _losses(losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int]) -> str:
     if not any(losses[0]):
         return "Withheld by the clients for privacy."
-    header = ("round", *(f"client {client}" for client in range(len(losses[0]))))
+    header = ("round", *(f"client {client}" for client in clients))
     rows = (
         (str(number), *(f"{fmean(steps):.4f}" if steps else "-" for steps in one_round))
         for number, one_round in enumerate(losses, start=1)

@@ -5,6 +5,7 @@ Free of torch, so that the command line can show the defaults at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -65,8 +66,12 @@ class Settings:
         for name in ("rounds", "local_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if not self.learning_rate > 0:
-            raise DataError(f"learning rate is {self.learning_rate}, expected above 0")
+        if self.demonstrations < 0:
+            raise DataError(
+                f"demonstrations is {self.demonstrations}, expected 1 or more, or 0: all"
+            )
+        if not 0 < self.learning_rate < math.inf:
+            raise DataError(f"learning rate is {self.learning_rate}, expected above 0 and finite")
         if self.epsilon != 0 and not 0.01 <= self.epsilon <= 100:
             raise DataError(
                 f"epsilon is {self.epsilon}, expected 0.01 to 100 (1 to 8 are usual), or 0 for "
@@ -78,8 +83,8 @@ class Settings:
                 "of examples, such as 1e-5"
             )
         for name in ("vector_clip", "gradient_clip"):
-            if not getattr(self, name) > 0:
-                raise DataError(f"{name} is {getattr(self, name)}, expected above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise DataError(f"{name} is {getattr(self, name)}, expected above 0 and finite")
 
     @property
     def private(self) -> bool:

@@ -1,10 +1,12 @@
 """Signs that a calibration went wrong, as the paper names them, each with what to do.
 
-Pure functions from numbers to warnings; nothing here stops a run. The thresholds are stated
+Pure functions from numbers to warnings; nothing here stops a run. Clients are named by their
+numbers in the federation, which need not start at 0 nor be without gaps. The thresholds are stated
 beside the tests they serve.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,10 +40,10 @@ def vector_signs(context_vector: Tensor, mask: Tensor) -> list[str]:
     return signs
 
 
-def client_signs(clients: Sequence[ClientVector]) -> list[str]:
+def client_signs(vectors: Mapping[int, ClientVector]) -> list[str]:
     """Clients whose examples all have the same label."""
     signs = []
-    for client, vector in enumerate(clients):
+    for client, vector in vectors.items():
         present = [label for label, count in vector.label_counts.items() if count]
         if len(present) == 1:
             signs.append(
@@ -51,13 +53,26 @@ def client_signs(clients: Sequence[ClientVector]) -> list[str]:
     return signs
 
 
-def round_signs(history: Tensor, updates: Sequence[Tensor]) -> list[str]:
+def absent_signs(vectors: Mapping[int, ClientVector]) -> list[str]:
+    """Labels that no client has an example of, as far as clients tell."""
+    counts: Counter[str] = Counter()
+    for vector in vectors.values():
+        counts.update(vector.label_counts)
+    return [
+        f"no client fits to an example labelled {name!r}, so the task has its name to go by alone; "
+        "add examples, or leave the label out"
+        for name, count in counts.items()
+        if count == 0
+    ]
+
+
+def round_signs(history: Tensor, updates: Mapping[int, Tensor]) -> list[str]:
     """Coefficients that diverge, from `history` [rounds + 1, layers, 2, 2] and the client
     coefficients of the last round."""
     signs = []
     finished = len(history) - 1
-    mean = torch.stack(list(updates)).mean(dim=0)
-    for client, update in enumerate(updates):
+    mean = torch.stack(list(updates.values())).mean(dim=0)
+    for client, update in updates.items():
         distance = _rms(update - mean)
         if distance > CLIENT_SPREAD:
             signs.append(
@@ -79,11 +94,11 @@ def round_signs(history: Tensor, updates: Sequence[Tensor]) -> list[str]:
     return signs
 
 
-def loss_signs(losses: Sequence[Sequence[Sequence[float]]]) -> list[str]:
+def loss_signs(losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int]) -> list[str]:
     """Losses [rounds][clients][steps] that did not fall; a client that sent none has none."""
     signs = []
-    for client in range(len(losses[0])):
-        steps = [loss for one_round in losses for loss in one_round[client]]
+    for position, client in enumerate(clients):
+        steps = [loss for one_round in losses for loss in one_round[position]]
         if not steps:
             continue
         quarter = max(1, len(steps) // 4)

@@ -6,16 +6,17 @@ model and data stands in it: a state is only ever continued by the run that made
 
 import hashlib
 import json
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from ifedicl_serve.atomic import write_file
 from ifedicl_serve.errors import DataError
 
 STATE_FILE = "calibration.safetensors"
@@ -36,6 +37,11 @@ class State:
     @property
     def rounds_done(self) -> int:
         return len(self.losses)
+
+    @property
+    def clients(self) -> Sequence[int]:
+        """The clients' numbers, in the order of a round's losses."""
+        return self.federation.get("clients", range(len(self.losses[0])))
 
     @property
     def current(self) -> Tensor:
@@ -76,8 +82,9 @@ class StateStore:
             ) from error
         if record["fingerprint"] != self.fingerprint:
             raise DataError(
-                f"{self.path}: made by a calibration with other settings, model or data; run "
-                "that one again to finish it, or remove the folder to start afresh"
+                f"{self.path}: made by a calibration with other settings, model or data, or by "
+                "another version of ifedicl-serve; run that one again to finish it, or remove the "
+                "folder to start afresh"
             )
         del record["fingerprint"]
         return State(**record, **tensors)
@@ -91,15 +98,11 @@ class StateStore:
             "warnings": state.warnings,
             "federation": state.federation,
         }
-        staged = self.path.with_suffix(".new")
         tensors = {
             "context_vector": state.context_vector.contiguous(),
             "coefficients": state.coefficients.contiguous(),
         }
-        save_file(tensors, staged, metadata={"state": json.dumps(record)})
-        with staged.open("rb") as file:
-            os.fsync(file.fileno())
-        staged.rename(self.path)
+        write_file(self.path, save(tensors, metadata={"state": json.dumps(record)}))
 
     def remove(self) -> None:
         """Forget the state; other files in the folder are left alone."""

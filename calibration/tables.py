@@ -21,11 +21,12 @@ def metrics_table(title: str, metrics: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def artifact_table(artifact: Artifact) -> Table:
-    """What the artifact holds and how it was made."""
+def artifact_table(artifact: Artifact, signature: str) -> Table:
+    """What the artifact holds and how it was made; `signature` says who vouches for it."""
     spec = artifact.spec
     rows = {
         "digest": artifact.digest,
+        "signature": signature,
         "base model": f"{spec.model.name} ({spec.model.architecture})",
         "template": json.dumps(spec.prompt.template),
         "labels": ", ".join(f"{label.name}={label.verbalization}" for label in spec.labels),

@@ -29,6 +29,7 @@ from lm.learner import (
     save_checkpoint,
     total,
 )
+from lm.precision import autocast
 from lm.store import Passages
 from torch.optim import Optimizer
 from tqdm import tqdm
@@ -94,7 +95,7 @@ def train_step(
     """One update; returns each loss of each kind of batch."""
     found: dict[str, float] = {}
     for kind, part in parts.items():
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with autocast(device):
             losses = learner.losses(to_device(part, device), word_ids.to(device))
         total(losses).backward()
         found |= {f"{name}_{kind}": loss.item() for name, loss in losses.items()}

@@ -34,8 +34,8 @@ from calibration.arguments import (
     TextColumn,
     VectorClip,
 )
-from calibration.cli import run_command
 from calibration.settings import Settings
+from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import FederationError
 
 # Flower tells its makers about every run unless it is told not to.
@@ -106,7 +106,7 @@ def _federate(
     from calibration.federation.coordinator import prepare_invitation, submit
     from calibration.federation.fleet import Terms
     from calibration.federation.server_app import FederationJob
-    from calibration.federation.simulate import owners_of
+    from calibration.federation.simulate import data_digests, owners_of
     from calibration.federation.simulate import simulate as run_here
     from calibration.options import parse_labels, unescape
     from calibration.robust import refuse_few_voters
@@ -145,6 +145,7 @@ def _federate(
         out=out.resolve(),
         state=(out.parent / f".{out.name}.state").resolve(),
         report=(out / "report").resolve(),
+        data=data_digests(owners, invitation),
     )
     if superlink is None:
         run_here(job, owners)
@@ -170,6 +171,14 @@ def _client(
     max_epsilon: Annotated[
         float, typer.Option(help="Weakest differential privacy you agree to; 0: any, or none.")
     ] = 0.0,
+    max_delta: Annotated[float, typer.Option(help="With --max-epsilon: largest delta.")] = 1e-5,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of what you answered with differential privacy, to be given again "
+            "(default: hidden, beside --data)."
+        ),
+    ] = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     dtype: Dtype = "fp32",
@@ -192,7 +201,10 @@ def _client(
         dtype,
         device,
         max_epsilon,
+        max_delta,
+        (answers or data.parent / f".{data.name}.answers").resolve(),
     )
+    owner.examples()  # a mistyped file is an error now, not a refusal when the coordinator comes
     run_supernode(owner, superlink, root_certificates, private_key, insecure)
 
 

@@ -6,6 +6,7 @@ for the coordinator and quotes nothing of the data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -13,13 +14,14 @@ from pathlib import Path
 from torch import Tensor
 
 from calibration.commands import open_model
-from calibration.data import check_labels, read_examples, split_held_out
+from calibration.data import Example, check_labels, read_examples, split_held_out
 from calibration.evaluate import before_and_after
 from calibration.extract import ClientVector, extract_vector
 from calibration.federation.messages import Invitation, Member, Numbers
 from calibration.fit import ClientUpdate, fit_round
 from calibration.hooked import HookedModel
 from calibration.job import measurements
+from calibration.settings import Settings
 from ifedicl_serve.errors import DataError, FederationError
 from ifedicl_serve.identity import ModelIdentity
 
@@ -28,8 +30,9 @@ from ifedicl_serve.identity import ModelIdentity
 class Owner:
     """What a data owner configures: its number in the federation, its model and its rows.
 
-    `held_out` of the rows are measured on and never fitted to. `max_epsilon` is the weakest
-    differential privacy it agrees to (0: it agrees to none being asked for).
+    `held_out` of the rows are measured on and never fitted to. `max_epsilon` and `max_delta` are
+    the weakest differential privacy it agrees to (epsilon 0: it agrees to none being asked for).
+    Answers to private federations are kept in the folder `answers`; a simulated client has none.
     """
 
     client: int
@@ -41,6 +44,24 @@ class Owner:
     dtype: str = "fp32"
     device: str = "auto"
     max_epsilon: float = 0.0
+    max_delta: float = 1e-5
+    answers: Path | None = None
+
+    def examples(
+        self, labels: Sequence[str] | None = None, seed: int = 0
+    ) -> tuple[list[Example], list[Example]]:
+        """Its rows to fit to and to measure on; their labels are among `labels`, if given.
+        Raises DataError for rows it cannot take part with."""
+        rows = read_examples(self.data, self.text_column, self.label_column)
+        if labels is not None:
+            check_labels(rows, labels, str(self.data))
+        train, held_out = split_held_out(rows, self.held_out, seed)
+        if not train:
+            raise DataError(
+                f"{self.data}: --held-out {self.held_out:g} leaves none of {len(rows)} rows to "
+                "fit to; lower it"
+            )
+        return train, held_out
 
 
 class Participant:
@@ -48,26 +69,17 @@ class Participant:
 
     def __init__(self, owner: Owner, invitation: Invitation) -> None:
         self.owner, self.invitation, self.task = owner, invitation, invitation.task
-        epsilon = invitation.settings.epsilon
-        if owner.max_epsilon and not 0 < epsilon <= owner.max_epsilon:
-            raise FederationError(
-                f"agrees to epsilon {owner.max_epsilon:g} at most, was asked for "
-                f"{epsilon or 'no privacy'}"
-            )
+        _refuse_less_privacy(owner, invitation.settings)
         mismatch = invitation.model.mismatch(_identity(owner.model))
         if mismatch:
             raise FederationError(
                 f"runs another base model ({mismatch}); start it with the coordinator's model"
             )
         try:
-            rows = read_examples(owner.data, owner.text_column, owner.label_column)
-            check_labels(rows, self.task.names, str(owner.data))
+            seed = invitation.settings.seed
+            self.train, self.held_out = owner.examples(self.task.names, seed)
         except DataError as error:
             raise FederationError("cannot use its data; its own log says why") from error
-        seed = invitation.settings.seed
-        self.train, self.held_out = split_held_out(rows, owner.held_out, seed)
-        if not self.train:
-            raise FederationError("has no rows to fit to")
 
     @cached_property
     def model(self) -> HookedModel:
@@ -112,6 +124,16 @@ class Participant:
             coefficients,
         )
         return {**measurements(before, after, len(self.held_out))}
+
+
+def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:
+    agreed = 0 < asked.epsilon <= owner.max_epsilon and asked.delta <= owner.max_delta
+    if owner.max_epsilon and not agreed:
+        seen = f"{asked.epsilon:g} and {asked.delta:g}" if asked.private else "no privacy"
+        raise FederationError(
+            f"agrees to epsilon {owner.max_epsilon:g} and delta {owner.max_delta:g} at most, was "
+            f"asked for {seen}"
+        )
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from calibration.federation.answers import Answers
 from calibration.federation.client import Owner, Participant
 from calibration.federation.messages import (
     COEFFICIENTS,
@@ -60,7 +61,7 @@ def join(participant: Participant, _request: RecordDict, _kept: RecordDict) -> R
     return ok(participant.introduce().model_dump())
 
 
-def extract(participant: Participant, _request: RecordDict, kept: RecordDict) -> RecordDict:
+def extract(participant: Participant, _request: RecordDict, _kept: RecordDict) -> RecordDict:
     """The client's context vector."""
 
     def answer() -> RecordDict:
@@ -69,7 +70,7 @@ def extract(participant: Participant, _request: RecordDict, kept: RecordDict) ->
         vector = tensor_record(result.vector, participant.invitation.wire)
         return ok({"count": result.count, "label_counts": label_counts}, vector=vector)
 
-    return _once("extract", participant, kept, answer)
+    return _once("extract", participant, answer)
 
 
 def fit(participant: Participant, request: RecordDict, kept: RecordDict) -> RecordDict:
@@ -84,7 +85,7 @@ def fit(participant: Participant, request: RecordDict, kept: RecordDict) -> Reco
         numbers: Numbers = {"count": update.count, "losses": list(update.losses)}
         return ok(numbers, coefficients=tensor_record(update.coefficients, "fp32"))
 
-    return _once(f"fit.{round_index}", participant, kept, answer)
+    return _once(f"fit.{round_index}", participant, answer)
 
 
 def measure(participant: Participant, request: RecordDict, kept: RecordDict) -> RecordDict:
@@ -120,18 +121,12 @@ def _keep(request: RecordDict, kept: RecordDict) -> None:
             kept[name] = request[name]
 
 
-def _once(
-    step: str, participant: Participant, kept: RecordDict, answer: Callable[[], RecordDict]
-) -> RecordDict:
-    """Under differential privacy the first answer of a run is given again, whatever is asked:
-    the accountant counts each step once, and every new answer would spend more."""
-    if not participant.invitation.settings.private:
+def _once(step: str, participant: Participant, answer: Callable[[], RecordDict]) -> RecordDict:
+    """Under differential privacy the first answer is given again, whatever is asked."""
+    folder, invitation = participant.owner.answers, participant.invitation
+    if folder is None or not invitation.settings.private:
         return answer()
-    if f"{step}/status" not in kept:
-        for name, record in answer().items():
-            kept[f"{step}/{name}"] = record
-    given = {name: record for name, record in kept.items() if name.startswith(f"{step}/")}
-    return RecordDict({name.removeprefix(f"{step}/"): record for name, record in given.items()})
+    return Answers(folder, invitation, participant.train).once(step, answer)
 
 
 def _told(state: RecordDict, name: str) -> str:

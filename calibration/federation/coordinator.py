@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ from pydantic import ValidationError
 from transformers import AutoConfig, AutoTokenizer
 
 from calibration.federation.messages import Invitation
+from calibration.federation.scripts import SCRIPTS
+from calibration.federation.server import federated_spec
 from calibration.federation.server_app import FederationJob
 from calibration.options import first_problem, parse_layers, parse_sites
 from calibration.settings import Settings
@@ -19,7 +20,6 @@ from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.injection import SITES
 
 APP = Path(__file__).parent / "app"
-SCRIPTS = Path(sys.executable).parent  # Flower's commands are installed beside this Python
 JOB_FILE = "federation.json"
 
 
@@ -37,7 +37,7 @@ def prepare_invitation(
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read model {model!r}: {error}") from error
     try:
-        return Invitation(
+        invitation = Invitation(
             name=task.name,
             prompt=task.prompt,
             labels=task.labels,
@@ -51,8 +51,10 @@ def prepare_invitation(
             ),
             wire=wire,  # type: ignore[arg-type]
         )
+        federated_spec(invitation, sizes=(), measured={}, losses=())
     except ValidationError as error:
         raise first_problem(error) from error
+    return invitation
 
 
 def submit(job: FederationJob, superlink: str) -> None:

@@ -6,6 +6,7 @@ messages and nothing of what is computed from them.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Terms:
     timeout: float = 3600.0
 
     def __post_init__(self) -> None:
+        for name in ("wait", "timeout"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise FederationError(
+                    f"{name} is {getattr(self, name)} seconds, expected above 0 and finite"
+                )
         if not 1 <= self.quorum <= self.clients:
             raise FederationError(
                 f"quorum is {self.quorum}, expected between 1 and the {self.clients} clients "

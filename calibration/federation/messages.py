@@ -10,12 +10,14 @@ exactly what was expected.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from calibration.evaluate import Metrics
 from calibration.federation.transport import Arrays, Wire, decode, encode
 from calibration.settings import Settings
 from calibration.task import TaskDefinition
@@ -27,6 +29,8 @@ from ifedicl_serve.prompt import PromptTemplate
 
 PROTOCOL: Literal[1] = 1
 MAX_EXAMPLES = 1_000_000  # a client that claims more would outweigh all the others
+LARGEST_LOSS = 10_000.0  # of a label; honest ones stay below some hundreds
+METRICS = {"accuracy": 1.0, "log_loss": LARGEST_LOSS}  # their mean over rows is one over clients
 MAX_TEXT = 1000  # characters of a client's reason or label name that are read
 
 JOIN, EXTRACT, FIT, MEASURE = "query.join", "train.extract", "train.fit", "evaluate.measure"
@@ -149,6 +153,51 @@ def count_of(numbers: MetricRecord, member: Member) -> int:
     if type(count) is not int or not 1 <= count <= member.examples:
         raise FederationError(f"counts {count!r} examples, announced {member.examples}")
     return count
+
+
+def label_counts_of(numbers: MetricRecord, labels: Sequence[str], member: Member) -> dict[str, int]:
+    """How many of a client's examples have each label; none if it withholds them. Raises
+    FederationError."""
+    counts = _list_of(numbers, "label_counts")
+    if not counts:
+        return {}
+    usable = all(type(count) is int and count >= 0 for count in counts)
+    if not (usable and len(counts) == len(labels) and sum(counts) == member.examples):
+        raise FederationError(
+            f"sent label counts that are not of {len(labels)} labels and {member.examples} examples"
+        )
+    return dict(zip(labels, map(int, counts), strict=True))
+
+
+def losses_of(numbers: MetricRecord, steps: int) -> tuple[float, ...]:
+    """The loss of each of a client's steps; none if it withholds them. Raises FederationError."""
+    losses = _list_of(numbers, "losses")
+    if len(losses) not in (0, steps):
+        raise FederationError(f"sent {len(losses)} losses, expected {steps} or none")
+    return tuple(_within(loss, "a loss", LARGEST_LOSS) for loss in losses)
+
+
+def metrics_of(numbers: MetricRecord, when: str) -> Metrics:
+    """A client's held-out metrics, `when` zero_shot or adapted. Raises FederationError."""
+    return {
+        name: _within(numbers.get(f"{when}_{name}"), f"{when}_{name}", largest)
+        for name, largest in METRICS.items()
+    }
+
+
+def _list_of(numbers: MetricRecord, name: str) -> list[int] | list[float]:
+    values = numbers.get(name, [])
+    if not isinstance(values, list):
+        raise FederationError(f"sent {name} as a number, expected a list")
+    return values
+
+
+def _within(value: object, name: str, largest: float) -> float:
+    if not isinstance(value, float | int):
+        raise FederationError(f"sent no {name}")
+    if not 0 <= value <= largest:
+        raise FederationError(f"sent {name} of {value:.3g}, expected 0 to {largest:g}")
+    return float(value)
 
 
 def _arrays(record: ArrayRecord, shape: tuple[int, ...]) -> Arrays:

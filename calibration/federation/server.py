@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -30,26 +30,29 @@ from calibration.federation.messages import (
     Invitation,
     Member,
     count_of,
+    label_counts_of,
+    losses_of,
+    metrics_of,
     numbers_of,
     tensor_of,
     tensor_record,
 )
 from calibration.federation.transport import decode, encode, encoded_bytes
 from calibration.fit import ClientUpdate
-from calibration.job import calibration_spec, measurements
+from calibration.job import Losses, calibration_spec, measurements
 from calibration.progress import Progress
 from calibration.robust import AGGREGATORS
 from calibration.signs import benefit_signs, loss_signs
 from calibration.state import State, StateStore
-from ifedicl_serve.artifact import save_artifact
+from ifedicl_serve.artifact import TaskSpec, save_artifact
 from ifedicl_serve.errors import FederationError
 from ifedicl_serve.injection import BETA, LAMBDA, adapted_mask
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 
+LARGEST_ACTIVATION = 1e7  # some models exceed fp16's 65504; squares overflow at 1e19
 LARGEST_COEFFICIENT = 100.0  # fitted ones stay within about 3
 LARGEST_NORM_RATIO = 10.0  # of a client's vector to the median client's
-METRICS = ("accuracy", "log_loss")  # those whose mean over rows is a mean over clients
 
 
 def federate(
@@ -87,8 +90,8 @@ def extract_stage(fleet: Fleet, progress: Progress) -> State:
         vector = tensor_of(
             content.array_records.get(VECTOR), invitation.wire, invitation.vector_shape
         )
-        counts = zip(invitation.task.names, _floats(numbers, "label_counts"), strict=False)
-        label_counts = {name: int(count) for name, count in counts}
+        refuse_beyond(vector, LARGEST_ACTIVATION)
+        label_counts = label_counts_of(numbers, invitation.task.names, member)
         return ClientVector(vector, count_of(numbers, member), label_counts)
 
     reminder = RecordDict({"invitation": invitation.to_record()})
@@ -100,7 +103,7 @@ def extract_stage(fleet: Fleet, progress: Progress) -> State:
     fleet.need(len(vectors), "sent a usable vector")
     mean = aggregate_vectors(list(vectors.values()), AGGREGATORS[settings.aggregation])
     context_vector = _as_sent(mean, invitation)
-    state = first_state(list(vectors.values()), context_vector, settings, progress)
+    state = first_state(vectors, context_vector, settings, progress)
     sizes = {member.client: member.examples for member in fleet.members.values()}
     kept = {
         "clients": list(vectors),
@@ -123,8 +126,8 @@ def fit_stage(fleet: Fleet, state: State, progress: Progress) -> State:
         sent = content.array_records.get(COEFFICIENTS)
         coefficients = tensor_of(sent, "fp32", invitation.coefficients_shape)
         refuse_coefficients(coefficients, untouched)
-        losses = _floats(numbers, "losses")[: invitation.settings.local_steps]
-        return ClientUpdate(coefficients, count_of(numbers, member), tuple(losses))
+        losses = losses_of(numbers, invitation.settings.local_steps)
+        return ClientUpdate(coefficients, count_of(numbers, member), losses)
 
     request = RecordDict(
         {
@@ -136,29 +139,38 @@ def fit_stage(fleet: Fleet, state: State, progress: Progress) -> State:
         request[VECTOR] = tensor_record(state.context_vector, invitation.wire)
     updates = fleet.ask(FIT, clients, request, _reminder(fleet, state), read)
     fleet.need(len(updates), f"answered {FIT}")
-    losses = [list(updates[one].losses) if one in updates else [] for one in clients]
+    losses = {one: list(updates[one].losses) if one in updates else [] for one in clients}
     state.federation["ledger"] = fleet.ledger.rows()
-    return next_state(state, list(updates.values()), losses, invitation.settings, progress)
+    return next_state(state, updates, losses, invitation.settings, progress)
 
 
 def finish(fleet: Fleet, state: State, out: Path, progress: Progress) -> Outcome:
     """Let the clients measure on their held-out rows, and write the artifact."""
     invitation = fleet.invitation
     before, after, rows = measure_stage(fleet, state, progress)
-    late = loss_signs(state.losses) + (benefit_signs(before, after) if rows else [])
+    late = loss_signs(state.losses, state.clients) + (benefit_signs(before, after) if rows else [])
     progress.warn(late)
-    spec = calibration_spec(
+    measured = measurements(before, after, rows)
+    spec = federated_spec(invitation, state.federation["sizes"], measured, state.losses)
+    artifact = save_artifact(spec, state.context_vector, state.current, out)
+    return Outcome(artifact, state, before, after, state.warnings + late)
+
+
+def federated_spec(
+    invitation: Invitation, sizes: Sequence[int], measured: Metrics, losses: Losses
+) -> TaskSpec:
+    """`task.json` of a federation."""
+    return calibration_spec(
         invitation.task,
         invitation.model,
         invitation.vector_shape,
         invitation.settings,
-        client_sizes=state.federation["sizes"],
+        client_sizes=sizes,
         vector_bytes=encoded_bytes(invitation.vector_shape, invitation.wire),
-        measured=measurements(before, after, rows),
+        measured=measured,
         circumstances={"wire": invitation.wire},
+        losses=losses,
     )
-    artifact = save_artifact(spec, state.context_vector, state.current, out)
-    return Outcome(artifact, state, before, after, state.warnings + late)
 
 
 def measure_stage(fleet: Fleet, state: State, progress: Progress) -> tuple[Metrics, Metrics, int]:
@@ -171,9 +183,7 @@ def measure_stage(fleet: Fleet, state: State, progress: Progress) -> tuple[Metri
 
     def read(content: RecordDict, member: Member) -> tuple[int, Metrics, Metrics]:
         numbers = numbers_of(content)
-        before = {name: _float(numbers, f"zero_shot_{name}") for name in METRICS}
-        after = {name: _float(numbers, f"adapted_{name}") for name in METRICS}
-        return member.held_out, before, after
+        return member.held_out, metrics_of(numbers, "zero_shot"), metrics_of(numbers, "adapted")
 
     request = RecordDict({COEFFICIENTS: tensor_record(state.current, "fp32")})
     answers = fleet.ask(MEASURE, clients, request, _reminder(fleet, state), read)
@@ -196,13 +206,16 @@ def outsized(vectors: dict[int, Tensor]) -> list[int]:
     return [client for client, norm in norms.items() if len(norms) > 2 and norm > limit]
 
 
+def refuse_beyond(tensor: Tensor, largest: float) -> None:
+    """Raise FederationError for a value that no honest client arrives at."""
+    seen = float(tensor.abs().max())
+    if seen > largest:
+        raise FederationError(f"sent a value of {seen:.3g}, expected within {largest:g}")
+
+
 def refuse_coefficients(coefficients: Tensor, untouched: Tensor) -> None:
     """Raise FederationError for coefficients that no fit arrives at."""
-    largest = float(coefficients.abs().max())
-    if largest > LARGEST_COEFFICIENT:
-        raise FederationError(
-            f"sent a coefficient of {largest:.3g}, expected within {LARGEST_COEFFICIENT:g}"
-        )
+    refuse_beyond(coefficients, LARGEST_COEFFICIENT)
     identity = (coefficients[..., LAMBDA] == 0) & (coefficients[..., BETA] == 1)
     if not identity[untouched].all():
         raise FederationError("sent coefficients for sites that the task does not adapt")
@@ -217,18 +230,3 @@ def _reminder(fleet: Fleet, state: State) -> RecordDict:
     """What a client must be told once, for one that was restarted since."""
     vector = tensor_record(state.context_vector, fleet.invitation.wire)
     return RecordDict({"invitation": fleet.invitation.to_record(), VECTOR: vector})
-
-
-def _floats(numbers: MetricRecord, name: str) -> list[float]:
-    """A list that a client may withhold."""
-    values = numbers.get(name, [])
-    if not isinstance(values, list):
-        raise FederationError(f"sent {name} as a number, expected a list")
-    return [float(value) for value in values]
-
-
-def _float(numbers: MetricRecord, name: str) -> float:
-    value = numbers.get(name)
-    if not isinstance(value, float | int):
-        raise FederationError(f"sent no {name}")
-    return float(value)

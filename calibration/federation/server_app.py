@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Self
 
 from flwr.app import Context
@@ -17,13 +18,15 @@ from calibration.federation.server import federate
 from calibration.progress import Progress
 from calibration.report import write_report
 from calibration.state import StateStore, fingerprint
+from ifedicl_serve import __version__
+from ifedicl_serve.errors import FederationError
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 
 
 class FederationJob(BaseModel):
-    """A run of the coordinator: what is asked of whom, and the folders of its artifact, its
-    saved state and its report."""
+    """A run of the coordinator: what is asked of whom, the folders of its artifact, its saved
+    state and its report, and digests of the clients' rows if they are simulated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,21 +35,42 @@ class FederationJob(BaseModel):
     out: Path
     state: Path
     report: Path
+    data: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The job in a file that `write` wrote."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        """The job in a file that `write` wrote. Raises FederationError."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise FederationError(
+                f"cannot read {path} ({error.strerror}), which `ifedicl federate` wrote; run it on "
+                "the SuperLink's machine, as a user whose files the SuperLink can read and write"
+            ) from error
+        return cls.model_validate_json(text)
 
     def write(self, path: Path) -> None:
         """Keep the job for the ServerApp, which Flower starts in a process of its own."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.model_dump_json(indent=2), encoding="utf-8")
 
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Forget a job that is done, and its folder if that is empty: a coordinator that was
+        killed while it saved its state has left a file there."""
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+    def fingerprint(self) -> str:
+        """What a saved state must have been made from to be continued. Clients that are not
+        simulated keep their rows, and with them what those are, to themselves."""
+        return fingerprint(__version__, self.invitation.model_dump(mode="json"), self.data)
+
     def run(self, grid: Grid) -> None:
         """Calibrate with the clients on `grid`; the artifact and its report are the result."""
         progress = LoggedProgress(self.invitation.settings.rounds)
-        store = StateStore(self.state, fingerprint(self.invitation.model_dump(mode="json")))
+        store = StateStore(self.state, self.fingerprint())
         outcome = federate(self.invitation, self.terms, self.out, grid, store, progress)
         progress.done()
         path = write_report(outcome, progress.seconds, self.report)
@@ -60,9 +84,12 @@ class LoggedProgress(Progress):
         super().__init__()
         self.rounds = rounds
 
-    def round_done(self, rounds_done: int, losses: Sequence[Sequence[float]]) -> None:
-        means = ", ".join(f"{sum(one) / len(one):.3f}" if one else "-" for one in losses)
-        logger.info("round %d/%d: mean loss by client %s", rounds_done, self.rounds, means)
+    def round_done(self, rounds_done: int, losses: Mapping[int, Sequence[float]]) -> None:
+        means = ", ".join(
+            f"client {client}: {fmean(steps):.3f}" if steps else f"client {client}: -"
+            for client, steps in losses.items()
+        )
+        logger.info("round %d/%d: mean loss of %s", rounds_done, self.rounds, means)
 
     def evaluating(self, rows: int) -> None:
         super().evaluating(rows)
@@ -81,5 +108,4 @@ def main(grid: Grid, context: Context) -> None:
     """Run the job that the run's configuration names; its file goes when it is done."""
     path = Path(str(context.run_config["job"]))
     FederationJob.read(path).run(grid)
-    path.unlink()
-    path.parent.rmdir()
+    FederationJob.remove(path)

@@ -7,21 +7,33 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from calibration.data import READERS
 from calibration.federation.client import Owner
 from calibration.federation.client_app import client_app
+from calibration.federation.messages import Invitation
 from calibration.federation.server_app import FederationJob
+from calibration.state import fingerprint
 from ifedicl_serve.errors import DataError
 
 
 def owners_of(
     paths: Sequence[Path], model: str, text_column: str, label_column: str, held_out: float
 ) -> list[Owner]:
-    """One simulated owner per file, or per file of a folder, in the order of their names."""
+    """One simulated owner per file, or per data file of a folder, in the order of their names."""
     files = [one for path in paths for one in (_in_order(path) if path.is_dir() else [path])]
     return [
         Owner(client, model, file.resolve(), text_column, label_column, held_out)
         for client, file in enumerate(files)
     ]
+
+
+def data_digests(owners: Sequence[Owner], invitation: Invitation) -> tuple[str, ...]:
+    """What each owner fits to and measures on. Raises DataError for rows that its client would
+    refuse: nobody need wait for that, and here the reason may be told."""
+    splits = [owner.examples(invitation.task.names, invitation.settings.seed) for owner in owners]
+    return tuple(
+        fingerprint([[(row.text, row.label) for row in rows] for rows in split]) for split in splits
+    )
 
 
 def simulate(job: FederationJob, owners: Sequence[Owner]) -> None:
@@ -53,8 +65,11 @@ def simulate(job: FederationJob, owners: Sequence[Owner]) -> None:
 
 
 def _in_order(folder: Path) -> list[Path]:
-    """client-2 before client-10."""
-    files = sorted(folder.iterdir(), key=lambda file: (len(file.name), file.name))
+    """Its data files, client-2 before client-10."""
+    files = [file for file in folder.glob("[!.]*") if file.suffix.lower() in READERS]
     if not files:
-        raise DataError(f"{folder} is empty; write client files there with ifedicl partition")
-    return files
+        raise DataError(
+            f"{folder} holds no data file ({', '.join(READERS)}); write one a client there with "
+            "ifedicl partition"
+        )
+    return sorted(files, key=lambda file: (len(file.name), file.name))

@@ -2,14 +2,12 @@
 
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from calibration.federation.client import Owner
+from calibration.federation.scripts import SCRIPTS
 from ifedicl_serve.errors import FederationError
-
-SCRIPTS = Path(sys.executable).parent  # Flower's commands are installed beside this Python
 
 
 def run_supernode(

@@ -24,6 +24,7 @@ DTYPES: dict[Wire, dict[str, type[np.generic]]] = {
     "int8": {"values": np.int8, "scale": np.float32},
 }
 LARGEST = 127
+FP16_LARGEST = float(np.finfo(np.float16).max)
 
 
 def encode(tensor: Tensor, wire: Wire) -> Arrays:
@@ -31,8 +32,13 @@ def encode(tensor: Tensor, wire: Wire) -> Arrays:
 
     `int8` gives every row (the last axis) a scale of its own, its largest magnitude over 127:
     rows are sites, whose sizes differ by orders of magnitude. Rounding is to the nearest.
+    Raises FederationError for a value that `fp16` cannot hold.
     """
     values = tensor.detach().float().cpu().numpy()
+    if wire == "fp16" and (largest := np.abs(values).max()) > FP16_LARGEST:
+        raise FederationError(
+            f"has a value of {largest:.3g}, fp16 holds {FP16_LARGEST:g}; federate with --wire fp32"
+        )
     if wire != "int8":
         return {"values": values.astype(DTYPES[wire]["values"])}
     scale = np.abs(values).max(axis=-1, keepdims=True) / LARGEST

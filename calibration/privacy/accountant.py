@@ -14,6 +14,9 @@ from ifedicl_serve.errors import DataError
 # Renyi orders. Integers: fractional ones hardly tighten the bound, and converge slowly.
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
 
+# A multiplier to search from: the vector's release alone then spends more than epsilon 100.
+LEAST_NOISE = 0.1
+
 
 def noise_multiplier(settings: Settings, count: int) -> float:
     """Standard deviation of the noise over the clipping norm, for a client of `count` examples.
@@ -59,10 +62,18 @@ def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
             f"epsilon is {epsilon}, but dp-accounting is not installed; pip install "
             "'ifedicl-serve[privacy]'"
         ) from error
-    return dp.calibrate_dp_mechanism(
-        new_accountant,
-        lambda multiplier: history(multiplier, rate, steps),
-        epsilon,
-        delta,
-        dp.LowerEndpointAndGuess(0.2, 2.0),
-    )
+    from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
+
+    try:
+        return dp.calibrate_dp_mechanism(
+            new_accountant,
+            lambda multiplier: history(multiplier, rate, steps),
+            epsilon,
+            delta,
+            dp.LowerEndpointAndGuess(LEAST_NOISE, 2.0),
+        )
+    except NoBracketIntervalFoundError as error:
+        raise DataError(
+            f"no noise is known to keep epsilon {epsilon:g} with delta {delta:g} over {steps} "
+            "steps; ask for a larger --epsilon or --delta"
+        ) from error

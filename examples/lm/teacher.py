@@ -12,6 +12,8 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
+from lm.precision import autocast
+
 WIDTH = 384
 TOKENS_PER_BATCH = 8192
 
@@ -28,7 +30,7 @@ def model_dir() -> Path:
 
 
 class Teacher:
-    """Mean-pooled, normalised sentence embeddings; bf16 on the way, fp16 in the result."""
+    """Mean-pooled, normalised sentence embeddings; fp16 in the result."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.device = device
@@ -53,7 +55,7 @@ class Teacher:
 
     def _batch(self, ids: list[list[int]]) -> torch.Tensor:
         batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.device)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+        with autocast(self.device):
             hidden = self.model(**batch).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1).float()
         pooled = (hidden.float() * mask).sum(1) / mask.sum(1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from calibration.calibrate import Outcome, calibrate
 from calibration.cli import calibrate as run_cli
 from calibration.data import Example
 from calibration.hooked import HookedModel
-from calibration.job import Job, wire_bytes
+from calibration.job import Job, round_losses, wire_bytes
 from calibration.progress import Progress
 from calibration.settings import Settings
 from calibration.state import STATE_FILE, StateStore
@@ -62,6 +63,10 @@ def test_artifact_is_what_the_job_says(job: Job, tmp_path: Path) -> None:
     assert artifact.spec.layers == (1, 2)
     assert artifact.spec.calibration.client_sizes == (5, 5)
     assert artifact.spec.calibration.metrics["adapted_log_loss"] == outcome.after["log_loss"]
+    assert artifact.spec.calibration.round_losses == pytest.approx(
+        [fmean(loss for steps in clients for loss in steps) for clients in outcome.state.losses],
+        abs=1e-6,
+    )
     assert torch.equal(artifact.coefficients, outcome.state.current)
     assert outcome.state.coefficients.shape == (4, 3, 2, 2)
     assert [len(one_round) for one_round in outcome.state.losses] == [2, 2, 2]
@@ -93,7 +98,7 @@ def test_a_state_of_other_settings_or_data_is_refused(job: Job, tmp_path: Path) 
     fewer = dataclasses.replace(job, clients=job.clients[:1])
     slower = dataclasses.replace(job, settings=dataclasses.replace(SETTINGS, learning_rate=0.01))
     for other in (fewer, slower):
-        with pytest.raises(DataError, match="other settings, model or data; run that one again"):
+        with pytest.raises(DataError, match="other settings, model or data, or by another version"):
             run(other, tmp_path / "toy")
     run(job, tmp_path / "toy")  # it was left alone
 
@@ -110,6 +115,11 @@ def test_nothing_held_out_measures_nothing(job: Job, tmp_path: Path) -> None:
     outcome = run(dataclasses.replace(job, held_out=[]), tmp_path / "toy")
     assert outcome.before == outcome.after == {}
     assert outcome.artifact.spec.calibration.metrics == {"held_out": 0.0}
+
+
+def test_round_losses_are_means_over_steps_and_nothing_if_a_round_was_withheld() -> None:
+    assert round_losses([[[1.0, 2.0], [6.0]], [[0.5], []]]) == (3.0, 0.5)
+    assert round_losses([[[1.0], [2.0]], [[], []]]) == ()
 
 
 def test_wire_bytes_worked_by_hand(llama: HookedModel) -> None:

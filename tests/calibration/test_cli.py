@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from calibration import cli
-from calibration.data import Example
+from calibration.data import Example, read_examples, split_held_out
 from ifedicl_serve.artifact import load_artifact
 
 QUICK = ["--rounds", "1", "--local-steps", "2", "--batch-size", "4"]
@@ -101,6 +101,24 @@ def test_columns_labels_and_template_are_nameable(llama_folder: Path, tmp_path: 
     assert spec.sites == ("mlp",)
 
 
+def test_labels_default_to_those_of_all_rows_and_one_without_training_rows_is_warned_of(
+    llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """One row of 20 is labelled so; this seed holds it out."""
+    data = tmp_path / "rows.csv"
+    labels = ["rare", *("ab" * 10)[1:]]
+    data.write_text("text,label\n" + "".join(f"{row},{y}\n" for row, y in enumerate(labels)))
+    _, held_out = split_held_out(read_examples(data), 0.2, seed=15)
+    assert "rare" in [example.label for example in held_out]
+    assert calibrate(llama_folder, tmp_path / "toy", "--data", data, "--seed", 15) == 0
+    spec = load_artifact(tmp_path / "toy").spec
+    assert [label.name for label in spec.labels] == ["a", "b", "rare"]
+    warning = "no client fits to an example labelled"
+    assert f"{warning} 'rare'" in " ".join(capsys.readouterr().out.split())
+    report = (tmp_path / "toy" / "report" / "report.md").read_text()
+    assert f"{warning} 'rare'" in report and report.count(warning) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -114,6 +132,7 @@ def test_columns_labels_and_template_are_nameable(llama_folder: Path, tmp_path: 
         (["--data", "DATA", "--text-column", "words"], "no column 'words'"),
         (["--data", "DATA", "--dtype", "int4"], "dtype 'int4' is unknown"),
         (["--data", "DATA", "--loss", "hinge"], "loss 'hinge' is unknown"),
+        (["--data", "DATA", "--demonstrations", "-1"], "demonstrations is -1, expected 1 or more"),
     ],
 )
 def test_errors_are_one_line_and_no_traceback(
@@ -145,5 +164,6 @@ def test_a_task_of_another_model_is_refused(
 def test_usage_errors_exit_2_and_help_0(capsys: pytest.CaptureFixture) -> None:
     assert cli.calibrate([]) == 2
     assert cli.export(["--nothing"]) == 2
+    assert cli.evaluate(["--model=m", "--task=t", "--data=d", "--shots=0"]) == 2  # 0 would be all
     assert cli.evaluate(["--help"]) == 0
     assert "ifedicl evaluate" in capsys.readouterr().out

@@ -41,6 +41,19 @@ def test_every_format_gives_the_same_examples(tmp_path: Path, suffix: str) -> No
     assert read_examples(renamed, "question", "topic") == expected
 
 
+def test_what_looks_like_a_date_or_a_number_stays_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        '{"text": "2020-01-01", "label": "2021-01-01"}\n{"text": "7", "label": 1}\n'
+        '{"text": "a\u2028b", "label": "x"}\n'
+    )
+    assert read_examples(path) == [
+        Example("2020-01-01", "2021-01-01"),
+        Example("7", "1"),
+        Example("a\u2028b", "x"),
+    ]
+
+
 def test_csv_labels_stay_as_written(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("\ufefftext,label\na,007\nb,true\n", encoding="utf-8")
@@ -60,8 +73,17 @@ def test_csv_labels_stay_as_written(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "x", "label": "y"}\n{"label": "y"}', "row 2: text is None"),
         ("a.jsonl", b'{"text": 3, "label": "y"}', "row 1: text is 3"),
         ("a.jsonl", b'{"text": "x", "label": null}', "row 1: label is None"),
+        ("a.jsonl", b'{"text": "x", "label": NaN}', "row 1: label is nan"),
         ("a.jsonl", b"{", "not a valid .jsonl file"),
-        ("a.jsonl", b"", "not a valid .jsonl file"),
+        ("a.jsonl", b"", "has no rows"),
+        ("a.jsonl", b"\n \r\n", "has no rows"),
+        ("a.jsonl", b"null", "line 1 is a NoneType, expected one object per line"),
+        ("a.jsonl", b'{"text": "x", "label": "y"}\n[1]', "line 2 is a list, expected one object"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: maximum recursion depth exceeded"),
+        ("a.jsonl", b'{"text": "x", "label": ["y"]}', "row 1: label is ['y'], expected a label"),
+        ("a.jsonl", b'{"text": "\\ud800", "label": "y"}', "row 1: text is '\\ud800', expected"),
+        ("a.jsonl", b'{"text": "x", "label": "\\udfff"}', "row 1: label is '\\udfff', expected"),
+        ("a.csv", b"text,text,label\nx,y,z\n", "has 2 columns 'text'; rename all but one"),
         ("a.csv", b"text,label\n", "has no rows"),
         ("a.csv", b"text,label\nx\n", "not a valid .csv file"),
         ("a.csv", b"text,label\n\xe9t\xe9,y\n", "not UTF-8 at byte 11; save the file as UTF-8"),
@@ -76,6 +98,15 @@ def test_refusals(tmp_path: Path, name: str, content: bytes, message: str) -> No
         read_examples(path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_a_label_that_is_missing_is_no_label(tmp_path: Path) -> None:
+    """As a column of numbers with a gap comes out of pandas."""
+    path = tmp_path / "rows.parquet"
+    table = {"text": ["x", "y"], "label": pyarrow.array([1.0, float("nan")])}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    with pytest.raises(DataError, match="row 2: label is nan, expected a label name"):
+        read_examples(path)
 
 
 def test_missing_file_is_a_data_error(tmp_path: Path) -> None:
@@ -98,3 +129,9 @@ def test_split_is_a_partition_and_deterministic() -> None:
     assert (train, held_out) == split_held_out(rows, 0.3, seed=1)
     assert held_out != split_held_out(rows, 0.3, seed=2)[1]
     assert split_held_out(rows, 0.0, seed=1) == (rows, [])
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0, float("nan")])
+def test_a_fraction_that_is_none_is_refused(fraction: float) -> None:
+    with pytest.raises(DataError, match=f"held-out fraction is {fraction}, expected 0 or more"):
+        split_held_out([Example("a", "a")], fraction, seed=1)

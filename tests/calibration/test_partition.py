@@ -111,6 +111,15 @@ def test_written_clients_read_back(tmp_path: Path) -> None:
     assert [read_examples(path) for path in paths] == parts
 
 
+def test_files_of_another_split_are_neither_replaced_nor_left_among_the_new(tmp_path: Path) -> None:
+    """Five clients' files with two new ones among them would be five clients again."""
+    first = iid(rows(10), 5, seed=0)
+    write_clients(first, tmp_path)
+    with pytest.raises(DataError, match="holds files of clients already .client-0.jsonl, 5 in all"):
+        write_clients(iid(rows(10), 2, seed=1), tmp_path)
+    assert [read_examples(tmp_path / f"client-{n}.jsonl") for n in range(5)] == first
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [

@@ -192,14 +192,40 @@ def test_demonstrations_are_limited_without_looking_at_labels(
     assert len(used) == 4 and used == also_used and reference == same_reference
 
 
-def test_a_private_calibration_records_its_budget_and_no_losses(
-    llama_folder: Path, examples: list[Example], tmp_path: Path
-) -> None:
+@pytest.fixture
+def calibrated(llama_folder: Path, examples: list[Example], tmp_path: Path):
+    """A private calibration's folder, from the command line."""
     data, out = tmp_path / "rows.jsonl", tmp_path / "toy"
     data.write_text("\n".join(json.dumps(vars(example)) for example in examples))
-    options = {"model": llama_folder, "data": data, "out": out, "epsilon": 8, "delta": 1e-4}
-    options |= {"rounds": 2, "local-steps": 2}
-    assert cli.calibrate([f"--{name}={value}" for name, value in options.items()]) == 0
+
+    def calibrated(**more: object) -> Path:
+        options = {"model": llama_folder, "data": data, "out": out, "epsilon": 8, "delta": 1e-4}
+        options |= {"rounds": 2, "local-steps": 2, **more}
+        assert cli.calibrate([f"--{name}={value}" for name, value in options.items()]) == 0
+        return out
+
+    return calibrated
+
+
+def test_a_private_calibration_measures_nothing_on_its_rows_and_fits_to_all(
+    calibrated, capsys: pytest.CaptureFixture
+) -> None:
+    record = load_artifact(calibrated(**{"held-out": 0.25})).spec.calibration
+    assert (record.metrics, record.client_sizes) == ({"held_out": 0.0}, (12,))
+    assert "name a file of them with --held-out-data" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_private_calibration_measures_on_public_rows(
+    calibrated, examples: list[Example], tmp_path: Path
+) -> None:
+    public = tmp_path / "public.jsonl"
+    public.write_text(json.dumps(vars(examples[0])))
+    metrics = load_artifact(calibrated(**{"held-out-data": public})).spec.calibration.metrics
+    assert metrics["held_out"] == 1.0 and "adapted_accuracy" in metrics
+
+
+def test_a_private_calibration_records_its_budget_and_no_losses(calibrated) -> None:
+    out = calibrated()
     recorded = load_artifact(out).spec.calibration.settings
     assert (recorded["epsilon"], recorded["delta"]) == (8.0, 1e-4)
     report = (out / "report" / "report.md").read_text()

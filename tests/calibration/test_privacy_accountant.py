@@ -68,6 +68,24 @@ def test_more_privacy_steps_or_fewer_examples_need_more_noise() -> None:
     assert noise_multiplier(SETTINGS, 32) > base > noise_multiplier(SETTINGS, 640)
 
 
+@pytest.mark.parametrize(("epsilon", "rounds", "steps"), [(0.01, 5, 60), (100.0, 1, 1)])
+@pytest.mark.parametrize("count", [8, 10_000])
+def test_every_epsilon_that_settings_accept_has_its_noise(
+    epsilon: float, rounds: int, steps: int, count: int
+) -> None:
+    settings = dataclasses.replace(SETTINGS, epsilon=epsilon, rounds=rounds, local_steps=steps)
+    multiplier = noise_multiplier(settings, count)
+    spent = new_accountant()
+    spent.compose(history(multiplier, sampling_rate(settings, count), rounds * steps))
+    assert 0.99 * epsilon < spent.get_epsilon(settings.delta) <= epsilon
+
+
+def test_a_budget_that_no_noise_keeps_is_refused() -> None:
+    settings = dataclasses.replace(SETTINGS, epsilon=0.01, delta=1e-12, batch_size=64)
+    with pytest.raises(DataError, match="keep epsilon 0.01 with delta 1e-12 over 100 steps; ask"):
+        noise_multiplier(settings, 64)
+
+
 def test_a_batch_larger_than_the_data_uses_every_example() -> None:
     assert sampling_rate(SETTINGS, 8) == 1.0
     assert sampling_rate(SETTINGS, 64) == 0.25

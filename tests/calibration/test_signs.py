@@ -43,25 +43,24 @@ def test_sites_that_are_not_adapted_are_not_judged() -> None:
 def test_client_with_one_class() -> None:
     mixed = ClientVector(HEALTHY, 4, {"a": 2, "b": 2})
     single = ClientVector(HEALTHY, 4, {"a": 0, "b": 4})
-    (sign,) = client_signs([mixed, single])
-    assert "client 1 are labelled 'b'" in sign
+    (sign,) = client_signs({0: mixed, 4: single})
+    assert "client 4 are labelled 'b'" in sign
 
 
 def test_coefficients_diverging_between_clients() -> None:
     start = initial_coefficients(3, range(3), ("attn", "mlp"))
     history = torch.stack([start, start])
-    assert round_signs(history, [start, start + 0.1]) == []
-    signs = round_signs(history, [start, start, start + 3])
-    assert len(signs) == 1 and "client 2 is" not in signs[0]
-    assert "coefficients of client 2 are 2.00 away" in signs[0]
+    assert round_signs(history, {0: start, 1: start + 0.1}) == []
+    (sign,) = round_signs(history, {0: start, 1: start, 4: start + 3})
+    assert "coefficients of client 4 are 2.00 away" in sign
 
 
 def test_coefficients_diverging_between_rounds() -> None:
     start = initial_coefficients(3, range(3), ("attn", "mlp"))
     settling = torch.stack([start, start + 0.5, start + 0.7])
-    assert round_signs(settling, [settling[-1]]) == []
+    assert round_signs(settling, {0: settling[-1]}) == []
     running = torch.stack([start, start + 0.5, start + 3])
-    (sign,) = round_signs(running, [running[-1]])
+    (sign,) = round_signs(running, {0: running[-1]})
     assert "round 2: coefficients moved 2.50, 0.50 the round before" in sign
 
 
@@ -69,7 +68,7 @@ def test_coefficients_out_of_all_proportion() -> None:
     start = initial_coefficients(3, range(3), ("attn", "mlp"))
     history = torch.stack([start, start])
     history[1, 0, 0, 0] = -20
-    (sign,) = round_signs(history, [history[1]])
+    (sign,) = round_signs(history, {0: history[1]})
     assert "a coefficient reached 20.0" in sign
 
 
@@ -78,8 +77,10 @@ def test_coefficients_out_of_all_proportion() -> None:
     [([[[4, 3, 2, 1]]], 0), ([[[1, 1, 1, 1]]], 1), ([[[1], [4]], [[2], [3]]], 1)],
 )
 def test_loss_not_falling(losses: list, count: int) -> None:
-    """By client, over all rounds: the second case stands still, in the third client 0 rises."""
-    assert len(loss_signs(losses)) == count
+    """By client, over all rounds: the second case stands still, in the third it rises."""
+    signs = loss_signs(losses, [4])
+    assert len(signs) == count
+    assert all("loss of client 4 did not fall" in sign for sign in signs)
 
 
 def test_no_benefit_on_held_out_rows() -> None:

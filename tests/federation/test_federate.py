@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +14,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 
 from calibration.calibrate import Outcome, calibrate
 from calibration.data import Example, split_held_out
-from calibration.federation import fleet
+from calibration.federation import client_app, fleet
+from calibration.federation.answers import Answers
 from calibration.federation.fleet import Terms
 from calibration.federation.messages import FIT, Invitation, not_ok, tensor_record
 from calibration.federation.server import federate, outsized, refuse_coefficients
+from calibration.federation.server_app import LoggedProgress
 from calibration.hooked import HookedModel
 from calibration.job import Job
 from calibration.progress import Progress
+from calibration.report import write_report
 from calibration.state import StateStore, fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve.artifact import load_artifact
@@ -70,6 +76,7 @@ def test_equals_a_calibration_in_one_process(
     assert federated.state.losses == local.state.losses
     record = federated.artifact.spec.calibration
     assert record.client_sizes == local.artifact.spec.calibration.client_sizes == (4, 3, 2)
+    assert record.round_losses == local.artifact.spec.calibration.round_losses != ()
     assert record.metrics["held_out"] == len(held_out) == 3
     for name in ("accuracy", "log_loss"):
         assert federated.after[name] == pytest.approx(local.after[name], abs=1e-5)
@@ -184,6 +191,25 @@ def test_too_few_answers_are_an_error_and_the_state_stays(
     assert run(grid, invitation, tmp_path / "toy", terms).state.rounds_done == 3
 
 
+def test_warnings_log_and_report_name_clients_by_their_numbers(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The position of an answer is no client's number when another client is missing."""
+    del grid.nodes[10]
+    for node in grid.nodes.values():
+        node.tamper = lambda kind, content: (
+            with_numbers(content, losses=[1.5] * 3) if kind == FIT else content
+        )
+    progress = LoggedProgress(rounds=3)
+    with caplog.at_level("INFO", logger="flwr"):
+        outcome = run(grid, invitation, tmp_path / "toy", progress=progress)
+    named = [re.search(r"loss of client (\d) did not fall", sign) for sign in outcome.warnings]
+    assert [one[1] for one in named if one] == ["1", "2"]
+    assert "round 3/3: mean loss of client 1: 1.500, client 2: 1.500" in caplog.text
+    report = write_report(outcome, progress.seconds, tmp_path / "report").read_text()
+    assert "| round | client 1 | client 2 |" in report
+
+
 def test_too_few_clients_are_an_error(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path
 ) -> None:
@@ -246,11 +272,28 @@ GARBAGE = {
         "train.fit",
         lambda c: with_values(c, "coefficients", np.full((3, 2, 2), 0.5, np.float32)),
     ),
-    "NaN loss": ("train.fit", lambda c: with_numbers(c, losses=[math.nan])),
+    "NaN loss": ("train.fit", lambda c: with_numbers(c, losses=[math.nan] * 3)),
+    "absurd losses": ("train.fit", lambda c: with_numbers(c, losses=[1e308] * 3)),
+    "negative losses": ("train.fit", lambda c: with_numbers(c, losses=[-1.0] * 3)),
+    "too few losses": ("train.fit", lambda c: with_numbers(c, losses=[1.0] * 2)),
+    "too many losses": ("train.fit", lambda c: with_numbers(c, losses=[1.0] * 4)),
+    "one loss": ("train.fit", lambda c: with_numbers(c, losses=1.0)),
+    "label counts of nobody": ("train.extract", lambda c: with_numbers(c, label_counts=[0] * 4)),
+    "fewer label counts": ("train.extract", lambda c: with_numbers(c, label_counts=[1, 1])),
+    "more label counts": ("train.extract", lambda c: with_numbers(c, label_counts=[1, 1, 0, 0, 0])),
+    "negative label counts": (
+        "train.extract",
+        lambda c: with_numbers(c, label_counts=[3, -1, 0, 0]),
+    ),
+    "half label counts": ("train.extract", lambda c: with_numbers(c, label_counts=[0.5] * 4)),
     "negative client": ("query.join", lambda c: with_numbers(c, client=-1)),
     "taken number": ("query.join", lambda c: with_numbers(c, client=0)),
     "unknown field": ("query.join", lambda c: with_numbers(c, text=1)),
     "NaN metrics": ("evaluate.measure", lambda c: with_numbers(c, adapted_accuracy=math.nan)),
+    "absurd log-loss": ("evaluate.measure", lambda c: with_numbers(c, adapted_log_loss=1e308)),
+    "accuracy of 5": ("evaluate.measure", lambda c: with_numbers(c, zero_shot_accuracy=5.0)),
+    "negative log-loss": ("evaluate.measure", lambda c: with_numbers(c, zero_shot_log_loss=-1.0)),
+    "no accuracy": ("evaluate.measure", lambda c: RecordDict({**c, "numbers": MetricRecord({})})),
 }
 
 
@@ -269,7 +312,25 @@ def test_garbage_costs_its_sender_alone(
     assert load_artifact(tmp_path / "toy").digest == outcome.artifact.digest
     expected = {"query.join": 2, "train.extract": 2, "train.fit": 3, "evaluate.measure": 3}
     assert len(outcome.state.federation["clients"]) == expected[spoiled]
+    fitted = [bool(one_round[-1]) for one_round in outcome.state.losses]
+    assert fitted == [spoiled != "train.fit"] * 3  # the last client's, if it is there
+    rows = outcome.artifact.spec.calibration.metrics["held_out"]
+    assert rows == (3 if spoiled == "train.fit" else 2)
     assert torch.isfinite(outcome.artifact.context_vector).all()
+
+
+def test_a_vector_that_overflows_is_left_out_of_two(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    """Two cannot outvote each other, but this one would end every round with NaN."""
+    del grid.nodes[12]
+    grid.nodes[11].tamper = lambda kind, content: (
+        with_values(content, "vector", np.full((3, 2, 64), 1e38, np.float32))
+        if kind == "train.extract"
+        else content
+    )
+    outcome = run(grid, invitation, tmp_path / "toy", Terms(2, 1, wait=0.3, timeout=0.3))
+    assert outcome.state.federation["clients"] == [0]
 
 
 def test_another_model_is_refused_with_the_reason(
@@ -363,7 +424,10 @@ def parts_of(part):
 
 
 @pytest.fixture
-def private(invitation: Invitation) -> Invitation:
+def private(grid: LoopGrid, invitation: Invitation, tmp_path: Path) -> Invitation:
+    """An invitation to clients that keep their answers, as `ifedicl client` makes them."""
+    for node, owner in grid.owners.items():
+        grid.owners[node] = dataclasses.replace(owner, answers=tmp_path / f"{node}.answers")
     settings = dataclasses.replace(SETTINGS, epsilon=8.0)
     return invitation.model_copy(update={"settings": settings})
 
@@ -398,18 +462,85 @@ def test_a_private_client_gives_the_same_answer_when_asked_again(
         assert grid.app(message, node.context).content == first.content
 
 
+def test_a_private_federation_that_is_run_again_spends_nothing_more(
+    grid: LoopGrid, private: Invitation, tmp_path: Path
+) -> None:
+    """A resumed one is a new run to Flower, whose contexts are empty."""
+    first = run(grid, private, tmp_path / "toy")
+    for node in grid.nodes.values():
+        node.forget()
+    assert run(grid, private, tmp_path / "again").artifact.digest == first.artifact.digest
+    other = dataclasses.replace(private.settings, seed=1)
+    for node in grid.nodes.values():
+        node.forget()
+    asked_anew = run(grid, private.model_copy(update={"settings": other}), tmp_path / "other")
+    assert not torch.equal(asked_anew.artifact.context_vector, first.artifact.context_vector)
+
+
+def test_a_private_client_refuses_to_answer_again_from_other_rows(
+    grid: LoopGrid, private: Invitation, clients: list[Path], tmp_path: Path
+) -> None:
+    run(grid, private, tmp_path / "toy")
+    lines = clients[2].read_text().splitlines(keepends=True)
+    clients[2].write_text("".join([*lines, lines[0]]))
+    client_app._participant.cache_clear()  # as in a new process
+    for node in grid.nodes.values():
+        node.forget()
+    outcome = run(grid, private, tmp_path / "again")
+    assert outcome.state.clients == [0, 1]
+    (reason,) = {
+        str(reply.content["status"]["reason"])
+        for reply in grid.received
+        if reply.content["status"]["status"] == "refused"
+    }
+    assert reason.startswith("has answered this before, with other rows")
+
+
+def test_a_private_answer_that_cannot_be_read_is_not_computed_again(
+    grid: LoopGrid, private: Invitation, tmp_path: Path
+) -> None:
+    run(grid, private, tmp_path / "toy")
+    (answer,) = (tmp_path / "12.answers").rglob("extract.binpb")
+    answer.write_bytes(b"damaged")
+    for node in grid.nodes.values():
+        node.forget()
+    assert run(grid, private, tmp_path / "again").state.clients == [0, 1]
+    assert answer.read_bytes() == b"damaged"
+
+
+def test_two_runs_that_ask_at_once_get_one_answer(private: Invitation, tmp_path: Path) -> None:
+    computed = []
+
+    def answer() -> RecordDict:
+        time.sleep(0.1)  # the other one asks meanwhile
+        computed.append(len(computed))
+        return RecordDict({"numbers": MetricRecord({"count": len(computed)})})
+
+    def ask(_: int) -> RecordDict:
+        return Answers(tmp_path / "answers", private, []).once("extract", answer)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, range(2))
+    assert first == second and computed == [0]
+
+
 def test_an_owner_refuses_less_privacy_than_it_agreed_to(
     grid: LoopGrid, private: Invitation, invitation: Invitation, tmp_path: Path
 ) -> None:
     for node, owner in grid.owners.items():
         grid.owners[node] = dataclasses.replace(owner, max_epsilon=4.0)
-    for asked, seen in ((private, "8.0"), (invitation, "no privacy")):
+    weak = dataclasses.replace(private.settings, epsilon=2.0, delta=1e-3)
+    for asked, seen in (
+        (private, "8 and 1e-05"),
+        (invitation, "no privacy"),
+        (private.model_copy(update={"settings": weak}), "2 and 0.001"),
+    ):
         for node in grid.nodes.values():
             node.forget()
         with pytest.raises(QuorumError):
             run(grid, asked, tmp_path / "toy")
         reason = grid.received[-1].content["status"]["reason"]
-        assert reason == f"agrees to epsilon 4 at most, was asked for {seen}"
+        assert reason == f"agrees to epsilon 4 and delta 1e-05 at most, was asked for {seen}"
 
 
 @pytest.mark.parametrize("index", [-1, 3, 10**9])

@@ -1,5 +1,6 @@
 """Flower's own simulation, in Ray's workers, from the command line."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from calibration.federation.cli import federate
+from calibration.federation.messages import Invitation
 from calibration.federation.server_app import FederationJob
-from calibration.federation.simulate import owners_of
+from calibration.federation.simulate import data_digests, owners_of
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import load_artifact
 from ifedicl_serve.errors import DataError
 
 IFEDICL = Path(sys.executable).with_name("ifedicl")
@@ -28,40 +29,21 @@ def labels_of(task: TaskDefinition) -> str:
     return ",".join(task.names)
 
 
-def test_simulation_equals_calibration_in_one_process(
+def test_a_failed_simulation_says_so(
     clients: list[Path], llama_folder: Path, task: TaskDefinition, tmp_path: Path
 ) -> None:
-    common = [f"--model={llama_folder}", f"--labels={labels_of(task)}", *OPTIONS]
-    simulated = [f"--simulate={path}" for path in clients]
-    run = ifedicl("federate", *common, f"--out={tmp_path / 'federated'}", *simulated)
-    assert run.returncode == 0, run.stdout + run.stderr
-    local = ifedicl(
-        "calibrate",
-        *common,
-        f"--out={tmp_path / 'local'}",
-        *[f"--client={path}" for path in clients],
-    )
-    assert local.returncode == 0, local.stderr
-    federated = load_artifact(tmp_path / "federated").spec
-    assert federated.vectors_sha256 == load_artifact(tmp_path / "local").spec.vectors_sha256
-    report = (tmp_path / "federated" / "report" / "report.md").read_text()
-    assert "| 2 | train.fit | up | 2 |" in report  # client 2 sent two rounds
-
-
-def test_a_failed_simulation_says_so(
-    clients: list[Path], llama_folder: Path, tmp_path: Path
-) -> None:
-    """No client knows the labels, so none accepts."""
+    """Nobody is the second client it waits for."""
     run = ifedicl(
         "federate",
         f"--model={llama_folder}",
-        "--labels=other,labels",
+        f"--labels={labels_of(task)}",
         f"--out={tmp_path / 'task'}",
         f"--simulate={clients[0]}",
+        "--clients=2",
         "--wait=5",
     )
     assert run.returncode == 1
-    assert "0 clients accepted the invitation, 1 are needed" in run.stderr
+    assert "clients accepted the invitation, 2 are needed" in run.stderr
     assert not (tmp_path / "task").exists()
 
 
@@ -73,6 +55,15 @@ def test_a_failed_simulation_says_so(
         (["--simulate=b", "--wire=int4"], "Input should be 'fp32', 'fp16' or 'int8'"),
         (["--simulate=b", "--aggregation=median"], "median outvotes nobody among 1 clients"),
         (["--simulate=b", "--quorum=2"], "quorum is 2, expected between 1 and the 1 clients"),
+        (["--simulate=b", "--wait=-1"], "wait is -1.0 seconds, expected above 0 and finite"),
+        (["--simulate=b", "--wait=nan"], "wait is nan seconds, expected above 0 and finite"),
+        (["--simulate=b", "--timeout=0"], "timeout is 0.0 seconds, expected above 0 and finite"),
+        (["--simulate=b", "--timeout=inf"], "timeout is inf seconds, expected above 0 and finite"),
+        (["--simulate=b", "--labels=a,b,a=c"], "label names repeat: ['a', 'b', 'a']"),
+        (["--simulate=b", "--lr=inf"], "learning rate is inf, expected above 0 and finite"),
+        (["--simulate=b", "--vector-clip=inf"], "vector_clip is inf, expected above 0 and finite"),
+        (["--simulate=b", "--name=a task"], "should match pattern"),
+        (["--simulate=typo.jsonl"], "typo.jsonl: cannot read: No such file"),
     ],
 )
 def test_wrong_options_are_refused_at_once(
@@ -85,6 +76,43 @@ def test_wrong_options_are_refused_at_once(
     common = [f"--model={llama_folder}", "--labels=a,b", f"--out={tmp_path / 'task'}"]
     assert federate([*common, *options]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--labels=a,b"], "unknown label 'energy', 'energy from the sun', 'water', 'water bill'"),
+        (["--held-out=1.5"], "held-out fraction is 1.5, expected 0 or more and less than 1"),
+        (["--text-column=body"], "no column 'body'"),
+    ],
+)
+def test_rows_that_a_client_would_refuse_are_refused_at_once(
+    options: list[str],
+    message: str,
+    clients: list[Path],
+    llama_folder: Path,
+    task: TaskDefinition,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not after --wait, and not without the reason, which a client keeps to itself."""
+    common = [f"--model={llama_folder}", f"--labels={labels_of(task)}", f"--out={tmp_path / 'o'}"]
+    assert federate([*common, f"--simulate={clients[0]}", *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_simulated_data_have_a_digest_of_their_rows(
+    clients: list[Path], invitation: Invitation
+) -> None:
+    owners = owners_of(clients[:2], "m", "text", "label", 0.2)
+    digests = data_digests(owners, invitation)
+    assert data_digests(owners, invitation) == digests
+    split = [dataclasses.replace(owner, held_out=0.5) for owner in owners]
+    assert set(data_digests(split, invitation)).isdisjoint(digests)
+    lines = clients[1].read_text().splitlines(keepends=True)
+    clients[1].write_text("".join(lines[1:]))
+    first, second = data_digests(owners, invitation)
+    assert first == digests[0] and second != digests[1]
 
 
 def test_partition_writes_files_that_simulation_reads_in_order(
@@ -100,11 +128,13 @@ def test_partition_writes_files_that_simulation_reads_in_order(
         f"--out={tmp_path / 'parts'}",
     )
     assert run.returncode == 0, run.stderr
+    for other in ("README.md", ".client-0.jsonl.answers", ".client-1.jsonl"):
+        (tmp_path / "parts" / other).write_text("")
     owners = owners_of([tmp_path / "parts"], str(llama_folder), "text", "label", 0.2)
     assert [owner.data.name for owner in owners] == [f"client-{n}.jsonl" for n in range(12)]
     shutil.rmtree(tmp_path / "parts")
     (tmp_path / "parts").mkdir()
-    with pytest.raises(DataError, match="is empty"):
+    with pytest.raises(DataError, match="holds no data file .*ifedicl partition"):
         owners_of([tmp_path / "parts"], str(llama_folder), "text", "label", 0.2)
 
 

@@ -28,6 +28,12 @@ def test_fp16_is_numpys(tensor: torch.Tensor) -> None:
     assert np.array_equal(decode(encode(tensor, "fp16"), "fp16", SHAPE).numpy(), expected)
 
 
+def test_fp16_refuses_what_it_cannot_hold(tensor: torch.Tensor) -> None:
+    tensor[0, 0, 0] = -70_000
+    with pytest.raises(FederationError, match="a value of 7e.04, fp16 holds 65504; .*--wire fp32"):
+        encode(tensor, "fp16")
+
+
 def test_int8_is_within_half_a_step_of_its_row(tensor: torch.Tensor) -> None:
     step = tensor.abs().amax(dim=-1, keepdim=True) / 127
     error = (decode(encode(tensor, "int8"), "int8", SHAPE) - tensor).abs()
