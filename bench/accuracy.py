@@ -6,15 +6,13 @@ not with --quick, adapted with the paper's loss and with no context vector. All 
 training rows and are scored by the same code on the same test rows. A seed draws the training
 rows, the demonstrations and the fit's batches; the test rows stay.
 
-    python bench/accuracy.py --data DIR --model PATH [--quick] --json FILE
+    python -m bench.accuracy --data DIR --model PATH [--quick] [--resume] --json FILE
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +26,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.report import machine, options, show_headline
+from bench.store import Store
 from calibration.aggregate import aggregate_updates, aggregate_vectors
 from calibration.commands import open_model
 from calibration.data import Example, read_examples
@@ -171,14 +171,6 @@ def run(model: str, dtype: str, folder: Path, size: Size, seeds: range, jobs: in
         return {name: running[name].result() for name in TEMPLATES}
 
 
-def load_results(path: Path, settings: dict[str, object]) -> Results:
-    """Results of earlier seeds. Raises SystemExit if they were made with other settings."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["settings"] != settings:
-        raise SystemExit(f"{path} was made with {record['settings']}, not {settings}")
-    return record["results"]
-
-
 def joined(earlier: Results, more: Results) -> Results:
     """The seeds of both, in order."""
     return {
@@ -224,24 +216,20 @@ def table_rows(results: Results) -> list[list[str]]:
     return rows
 
 
-def write(record: dict[str, object], results: Results, path: Path) -> None:
-    """The JSON file, and the same table in Markdown beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def write_table(results: Results, workload: str, path: Path) -> None:
+    """The table in Markdown, beside the JSON file."""
     header = ["accuracy % ± sd over seeds (log-loss)", *results]
     lines = [header, ["---"] * len(header), *table_rows(results)]
     text = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    path.with_suffix(".md").write_text(f"{record['workload']}\n\n{text}\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"{workload}\n\n{text}\n", encoding="utf-8")
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, quick="under 5 minutes on 2 cores")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
-    parser.add_argument("--json", type=Path, help="write the numbers here")
     parser.add_argument("--seeds", type=int, help="default 5, with --quick 2")
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores")
     parser.add_argument("--resume", action="store_true", help="add seeds to those in --json")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="data sets at a time")
     parser.add_argument("--dtype", default="fp32", help="fp32 or bf16")
@@ -251,10 +239,10 @@ def main() -> None:
     console = Console()
     started = time.monotonic()
     settings = {"model": Path(args.model).name, "dtype": args.dtype, "size": asdict(size)}
-    earlier = load_results(args.json, settings) if args.resume else {}
-    done = len(next(iter(earlier.values()))["zero_shot"]) if earlier else 0
+    store = Store(args.json, settings, args.resume)
+    done = len(next(iter(store.results.values()))["zero_shot"]) if store.results else 0
     more = run(args.model, args.dtype, args.data, size, range(done, seeds), args.jobs)
-    results = joined(earlier, more) if earlier else more
+    store.results = results = joined(store.results, more) if done else more
     table = Table("accuracy % ± sd (log-loss)", *results)
     for cells in table_rows(results):
         table.add_row(*cells)
@@ -263,19 +251,15 @@ def main() -> None:
     workload = (
         f"Model {Path(args.model).name}, {args.dtype}, {seeds} seeds, {size.train} training and "
         f"{size.test} test rows, {size.rounds} x {size.local_steps} steps, "
-        f"{os.cpu_count()} cores {platform.machine()}."
+        f"{machine()}."
     )
-    record = {
-        "headline": numbers,
-        "workload": workload,
-        "settings": settings,
-        "seconds": round(time.monotonic() - started, 1),
-        "versions": versions(),
-        "results": results,
-    }
+    seconds = round(time.monotonic() - started, 1)
+    store.write(
+        {"headline": numbers, "workload": workload, "seconds": seconds, "versions": versions()}
+    )
     if args.json:
-        write(record, results, args.json)
-    print(", ".join(f"{name} {value}" for name, value in numbers.items()))
+        write_table(results, workload, args.json)
+    show_headline(numbers)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,6 @@ whether a given example is the client's. Every number stands beside what is righ
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +32,7 @@ from bench.attackers import (
     top_words,
     word_auc,
 )
+from bench.report import machine, options, report
 from calibration.commands import open_model
 from calibration.hooked import HookedModel
 from calibration.job import versions
@@ -177,11 +174,9 @@ def reading(results: Results) -> str:
     )
 
 
-def write(record: dict[str, object], results: Results, path: Path) -> None:
-    """The JSON file, and the tables in Markdown beside it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    sections = [str(record["workload"]), reading(results)]
+def write_tables(results: Results, workload: str, path: Path) -> None:
+    """The tables in Markdown, beside the JSON file."""
+    sections = [workload, reading(results)]
     for name, runs in results.items():
         header = [f"{name}: vector, examples behind it", *ATTACKS.values()]
         lines = [header, ["---"] * len(header), *table_rows(runs)]
@@ -191,11 +186,9 @@ def write(record: dict[str, object], results: Results, path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick="under 2 minutes on one core")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
-    parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--quick", action="store_true", help="under 2 minutes on one core")
     parser.add_argument("--dtype", default="fp32", help="fp32 or bf16")
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
@@ -206,24 +199,24 @@ def main() -> None:
         for cells in table_rows(runs):
             table.add_row(*cells)
         Console(width=120).print(table)
-    numbers = headline(results)
+    workload = (
+        f"Model {Path(args.model).name}, {args.dtype}. Value ± sd over {size.draws} draws of "
+        f"{size.clients} clients (by chance), labels of a client Dirichlet(0.5), "
+        f"{size.public} public rows, {size.made} vectors made to learn from, {size.words} "
+        f"words; private vectors in the budget of {Settings.rounds} x {Settings.local_steps} "
+        f"steps at delta {Settings.delta:g}; {machine()}."
+    )
     record = {
-        "headline": numbers,
-        "workload": (
-            f"Model {Path(args.model).name}, {args.dtype}. Value ± sd over {size.draws} draws of "
-            f"{size.clients} clients (by chance), labels of a client Dirichlet(0.5), "
-            f"{size.public} public rows, {size.made} vectors made to learn from, {size.words} "
-            f"words; private vectors in the budget of {Settings.rounds} x {Settings.local_steps} "
-            f"steps at delta {Settings.delta:g}; {os.cpu_count()} cores {platform.machine()}."
-        ),
+        "headline": headline(results),
+        "workload": workload,
         "settings": {"model": Path(args.model).name, "dtype": args.dtype, "size": asdict(size)},
         "seconds": round(time.monotonic() - started, 1),
         "versions": versions(),
         "results": results,
     }
+    report(args.json, record)
     if args.json:
-        write(record, results, args.json)
-    print(", ".join(f"{name} {value}" for name, value in numbers.items()))
+        write_tables(results, workload, args.json)
 
 
 if __name__ == "__main__":

@@ -193,10 +193,7 @@ def measure(scorer: Scorer, task: Task, data: Path, args: argparse.Namespace) ->
         "zero_shot_mean_removed": accuracy(logits - seen.mean(0), gold),
     }
     for shots in SHOTS:
-        part = slice(0, args.few_shot_test)
-        result[f"{shots}_shot"] = few_shot(
-            scorer, task, train, test[part], gold[part], shots, args.draws
-        )
+        result[f"{shots}_shot"] = few_shot(scorer, task, train, test, gold, shots, args.draws)
     result["probe"] = linear_probe(train_states, train_gold, states, gold)
     return {name: round(value, 1) for name, value in result.items()}
 
@@ -236,12 +233,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the result here, a table beside it")
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--few-shot-test", type=int, default=150)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.quick:
-        args.train, args.test, args.few_shot_test, args.draws = 1500, 500, 100, 2
+        args.train, args.test, args.draws = 1500, 500, 2
     return args
 
 
@@ -259,7 +255,7 @@ def main() -> None:
         "bench": "base_model",
         "model": args.model.name,
         "parameters": scorer.model.num_parameters(),
-        "sizes": {"train": args.train, "test": args.test, "few_shot_test": args.few_shot_test},
+        "sizes": {"train": args.train, "test": args.test},
         "draws": args.draws,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "tasks": tasks,

@@ -7,10 +7,6 @@ are only replaced). No request may fail, and throughput is to stay within 10 %.
     python -m bench.churn [--model PATH] [--quick] [--json FILE]
 """
 
-import argparse
-import json
-import os
-import platform
 import shutil
 import tempfile
 import threading
@@ -26,6 +22,7 @@ import numpy as np
 from bench.engines import SHAPE, random_model
 from bench.load import AUTOCANNON, Seen, fire, require, write_har
 from bench.random_tasks import random_task
+from bench.report import options, report
 from bench.serving import texts
 from tests.processes import ifedicl_serve
 
@@ -93,10 +90,8 @@ def measure(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick="under 5 minutes")
     parser.add_argument("--model", type=Path, help="LLaMA checkpoint; random weights if absent")
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes")
-    parser.add_argument("--json", type=Path, help="write settings, figures and headline here")
     args = parser.parse_args()
     require(AUTOCANNON)
     rounds, seconds = (2, 6) if args.quick else (5, 15)
@@ -124,21 +119,15 @@ def main() -> None:
         "failures": sum(run.failures for run in runs),
         "changes": measured["changes"],
     }
-    if args.json:
-        setting = {
-            "model": args.model.name if args.model else SHAPE,
-            "slots": SLOTS,
-            "tasks_in_use": IN_USE,
-            "connections": CONNECTIONS,
-            "seconds": seconds,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        }
-        kinds = {kind: [run.record() for run in measured[kind]] for kind in ("still", "churned")}
-        args.json.write_text(
-            json.dumps({"headline": claims, "setting": setting, **kinds}, indent=2) + "\n"
-        )
-    print("headline: " + ", ".join(f"{name} {value}" for name, value in claims.items()))
+    setting = {
+        "model": args.model.name if args.model else SHAPE,
+        "slots": SLOTS,
+        "tasks_in_use": IN_USE,
+        "connections": CONNECTIONS,
+        "seconds": seconds,
+    }
+    kinds = {kind: [run.record() for run in measured[kind]] for kind in ("still", "churned")}
+    report(args.json, {"headline": claims, "setting": setting, **kinds})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ has the same clients, rounds, steps and loss. Ablations change one thing of ours
 first seed. The test rows are fixed; a seed draws the pool, the split, the demonstrations and the
 batches.
 
-    python bench/federated.py --data DIR --model PATH [--quick] [--resume] --json FILE
+    python -m bench.federated --data DIR --model PATH [--quick] [--resume] --json FILE
 
 Every measurement is saved as it is made: a killed run goes on with --resume. What stands after
 "## Findings" in the Markdown file beside FILE is kept.
@@ -15,14 +15,10 @@ Every measurement is saved as it is made: a killed run goes on with --resume. Wh
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import logging
 import os
-import platform
 import random
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -30,8 +26,6 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `bench` is not installed
 
 from bench import accuracy
 from bench.federated_plan import (
@@ -51,9 +45,11 @@ from bench.federated_plan import (
     Size,
     plan,
 )
-from bench.federated_report import Results, headline, write_report
+from bench.federated_report import headline, write_report
 from bench.lora import Lora, add_adapters, run_lora
+from bench.report import machine, options, show_headline
 from bench.rounds import MeteredModel, Variant, run_federated
+from bench.store import Store
 from calibration.commands import open_model
 from calibration.data import Example
 from calibration.evaluate import Evaluation, Metrics
@@ -203,41 +199,12 @@ def run(bench: Bench, cells: Sequence[Cell], jobs: int, store: Store) -> None:
             print(f"{cell.key}: {final['accuracy']:.3f} ({final['log_loss']:.3f})", flush=True)
 
 
-class Store:
-    """Results by key, in the JSON file if there is one."""
-
-    def __init__(self, path: Path | None, settings: dict[str, Any], resume: bool) -> None:
-        self.path, self.settings = path, settings
-        self.results: Results = {}
-        if resume and path is not None and path.exists():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["settings"] != settings:
-                raise SystemExit(f"{path} was made with {record['settings']}, not {settings}")
-            self.results = record["results"]
-
-    def add(self, key: str, result: dict[str, Any]) -> None:
-        """Keep a result at once."""
-        self.results[key] = result
-        self.write({})
-
-    def write(self, more: dict[str, Any]) -> None:
-        """Replace the file; a kill leaves the old or the new one."""
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            staged = self.path.with_suffix(".new")
-            record = {**more, "settings": self.settings, "results": self.results}
-            staged.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            staged.rename(self.path)
-
-
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, quick="under 4 minutes on 2 cores")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
-    parser.add_argument("--json", type=Path, help="write numbers here, tables and figures beside")
     parser.add_argument("--seeds", type=int, help="default 3, with --quick 1")
-    parser.add_argument("--quick", action="store_true", help="under 4 minutes on 2 cores")
     parser.add_argument("--resume", action="store_true", help="keep what --json already holds")
     parser.add_argument("--only", default="", help="measure only keys containing this")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
@@ -265,13 +232,12 @@ def main() -> None:
     workload = (
         f"Model {Path(args.model).name}, {args.dtype}, {seeds} seeds, {size.clients} clients, "
         f"{size.examples} examples a client, {size.test} test rows, {size.rounds} rounds of "
-        f"{size.local_steps} steps of {size.batch_size}, {os.cpu_count()} cores "
-        f"{platform.machine()}."
+        f"{size.local_steps} steps of {size.batch_size}, {machine()}."
     )
     store.write({"headline": numbers, "workload": workload, "versions": versions()})
     if args.json:
         write_report(store.results, seeds, workload, args.json)
-    print(", ".join(f"{name} {value}" for name, value in numbers.items()))
+    show_headline(numbers)
 
 
 if __name__ == "__main__":

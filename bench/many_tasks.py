@@ -8,10 +8,8 @@ cache, as they do after a restart.
     python -m bench.many_tasks [--model PATH] [--quick] [--json FILE]
 """
 
-import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from collections import defaultdict
@@ -28,6 +26,7 @@ from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer
 
 from bench.random_tasks import random_task
+from bench.report import options, report
 from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.folder import ArtifactIndex
 from ifedicl_serve.identity import ModelIdentity
@@ -152,10 +151,8 @@ def show(folder: Samples, slots: dict[int, dict[str, float | None]]) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick="fewer rounds, under 2 minutes")
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, under 2 minutes")
-    parser.add_argument("--json", type=Path, help="write settings, figures and headline here")
     args = parser.parse_args()
     rounds, steps = (3, 20) if args.quick else (9, 100)
     with tempfile.TemporaryDirectory() as scratch:
@@ -170,17 +167,9 @@ def main() -> None:
         **{f"hit_rate_{resident}": figures["hit_rate"] for resident, figures in slots.items()},
         "ms_per_load": slots[RESIDENT[0]]["ms_per_load"],
     }
-    if args.json:
-        setting = {
-            "model": args.model.name,
-            "rounds": rounds,
-            "steps": steps,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        }
-        result = {"headline": headline, "setting": setting, "seconds": folder, "slots": slots}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
-    print("headline: " + ", ".join(f"{name} {value}" for name, value in headline.items()))
+    setting = {"model": args.model.name, "rounds": rounds, "steps": steps}
+    record = {"headline": headline, "setting": setting, "seconds": folder, "slots": slots}
+    report(args.json, record)
 
 
 if __name__ == "__main__":

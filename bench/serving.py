@@ -9,10 +9,6 @@ at 50 % and 80 % of what 64 connections got. Load by autocannon and locust, text
     python -m bench.serving [--model PATH] [--quick] [--json FILE]
 """
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +23,7 @@ from transformers import AutoTokenizer
 
 from bench.engines import SHAPE, Classify, Engines, random_model
 from bench.load import AUTOCANNON, LOCUST, Seen, arrive, fire, require, write_har
+from bench.report import options, report
 from tests.processes import ifedicl_serve
 
 BATCH, TASKS, TOKENS = 256, 64, 64
@@ -131,10 +128,8 @@ def _latencies(runs: list[Seen]) -> list[str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick="under 5 minutes")
     parser.add_argument("--model", type=Path, help="LLaMA checkpoint; random weights if absent")
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes")
-    parser.add_argument("--json", type=Path, help="write settings, figures and headline here")
     args = parser.parse_args()
     require(AUTOCANNON, LOCUST)
     rounds, seconds = (1, 4) if args.quick else (2, 10)
@@ -154,23 +149,18 @@ def main() -> None:
             measured = measure(url, classify, model, scratch, rounds, seconds)
     shares = fractions(measured)
     show(measured, shares)
-    claims = {f"of offline, {name}": share for name, share in shares.items()}
-    if args.json:
-        result = {
-            "headline": claims,
-            "setting": {
-                "model": args.model.name if args.model else SHAPE,
-                "tokens": TOKENS,
-                "tasks": TASKS,
-                "cores": os.cpu_count(),
-                "machine": platform.machine(),
-            },
-            "offline_texts_per_second": [round(speed, 1) for speed in measured["offline"]],
-            "closed": {k: [run.record() for run in runs] for k, runs in measured["closed"].items()},
-            "open": {name: seen.record() for name, seen in measured["open"].items()},
-        }
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
-    print("headline: " + ", ".join(f"{name} {value}" for name, value in claims.items()))
+    record = {
+        "headline": {f"of offline, {name}": share for name, share in shares.items()},
+        "setting": {
+            "model": args.model.name if args.model else SHAPE,
+            "tokens": TOKENS,
+            "tasks": TASKS,
+        },
+        "offline_texts_per_second": [round(speed, 1) for speed in measured["offline"]],
+        "closed": {k: [run.record() for run in runs] for k, runs in measured["closed"].items()},
+        "open": {name: seen.record() for name, seen in measured["open"].items()},
+    }
+    report(args.json, record)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ all its processes, after that answer.
     python -m bench.startup [--model PATH] [--quick] [--json FILE]
 """
 
-import argparse
-import json
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +22,7 @@ from rich.table import Table
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 from bench.many_tasks import EMBEDDED_MODEL, write_tasks
+from bench.report import options, report
 from tests.processes import ifedicl_serve
 
 COUNTS = (10, 1_000, 10_000)
@@ -52,10 +50,8 @@ def start(model: Path, tasks: Path, log: Path) -> Started:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick="under 5 minutes")
     parser.add_argument("--model", type=Path, default=EMBEDDED_MODEL)
-    parser.add_argument("--quick", action="store_true", help="under 5 minutes")
-    parser.add_argument("--json", type=Path, help="write settings, figures and headline here")
     args = parser.parse_args()
     counts = COUNTS[::2] if args.quick else COUNTS
     runs: dict[int, list[Started]] = {count: [] for count in counts}
@@ -79,16 +75,8 @@ def main() -> None:
         "seconds more to start": round(many["healthy_s"] - few["healthy_s"], 2),
         "MiB more": round(many["resident_mib"] - few["resident_mib"]),
     }
-    if args.json:
-        setting = {
-            "model": args.model.name,
-            "artifacts": counts,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        }
-        result = {"headline": claims, "setting": setting, "runs": runs}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
-    print("headline: " + ", ".join(f"{name} {value}" for name, value in claims.items()))
+    setting = {"model": args.model.name, "artifacts": counts}
+    report(args.json, {"headline": claims, "setting": setting, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -9,10 +9,6 @@ take many times as long are left out after two rounds.
     python -m bench.throughput [--model PATH] [--quick] [--json FILE]
 """
 
-import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -25,6 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.engines import SHAPE, Classify, Engines, Prompts, random_model
+from bench.report import options, report
 
 LENGTHS = (16, 64, 256)
 TASKS, ADAPTERS, DEMONSTRATIONS = (1, 16, 64, 256), (1, 64), (12, 24)
@@ -146,11 +143,9 @@ def plot(seconds: dict[str, Seconds], batch: int, path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options(__doc__, quick="few variants, under 5 minutes")
     parser.add_argument("--model", type=Path, help="LLaMA checkpoint; random weights if absent")
-    parser.add_argument("--quick", action="store_true", help="few variants, under 5 minutes")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--json", type=Path, help="write settings, seconds, headline, a plot here")
     args = parser.parse_args()
     batch, rounds = (64, 3) if args.quick else (256, 5)
     rounds = args.rounds or rounds
@@ -161,19 +156,11 @@ def main() -> None:
         engines = Engines(model, scratch, batch, max(TASKS), adapters)
         seconds = measure(variants(engines, args.quick), batch, rounds)
     show(seconds, batch)
-    claims = headline(seconds)
+    model_name = args.model.name if args.model else SHAPE
+    setting = {"model": model_name, "batch": batch, "rounds": rounds}
+    report(args.json, {"headline": headline(seconds), "setting": setting, "seconds": seconds})
     if args.json:
-        setting = {
-            "model": args.model.name if args.model else SHAPE,
-            "batch": batch,
-            "rounds": rounds,
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        }
-        result = {"headline": claims, "setting": setting, "seconds": seconds}
-        args.json.write_text(json.dumps(result, indent=2) + "\n")
         plot(seconds, batch, args.json.with_suffix(".png"))
-    print("headline: " + ", ".join(f"{name} {value}" for name, value in claims.items()))
 
 
 if __name__ == "__main__":

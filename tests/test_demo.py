@@ -1,14 +1,25 @@
-"""`make demo` and `make serve`, as the README has them. Apart from its other commands, which take
-as long, so that two processes share the work."""
+"""`make demo` and `make serve`, as the README has them, and the page on that server. Apart from
+its other commands, which take as long, so that two processes share the work."""
 
 import json
 import os
 import subprocess
 
 import pytest
+from playwright.sync_api import expect
 
+from ifedicl_serve.artifact import load_artifact
+from tests.page.conftest import chromium, watch
+from tests.page.pages import answers, classify, values
 from tests.processes import free_port, wait_until_healthy
 from tests.readme import BLOCKS, ROOT, run
+
+QUESTIONS = [
+    "My new card has still not arrived",
+    "I forgot my PIN",
+    "How old must my son be to open an account?",
+    "Where is the money I sent to my sister?",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +39,9 @@ def test_demo_reports_three_ways_on_the_same_texts_and_adaptation_helps(demo):
     assert demo["log_loss"]["adapted"] < demo["log_loss"]["zero_shot"]
 
 
-def test_make_serve_answers_the_curl_line(demo):
-    curl = next(block for block in BLOCKS if block.startswith("curl "))
+@pytest.fixture(scope="module")
+def url(demo):
+    """`make serve`, until the last of these tests."""
     port = free_port()
     server = subprocess.Popen(
         ["make", "serve", f"PORT={port}"],
@@ -40,8 +52,54 @@ def test_make_serve_answers_the_curl_line(demo):
     )
     try:
         wait_until_healthy(f"http://127.0.0.1:{port}", server)
-        answer = json.loads(run(curl.replace("8000", str(port))))
+        yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, 15)
         server.wait(timeout=60)
+
+
+def test_make_serve_answers_the_curl_line(url):
+    curl = next(block for block in BLOCKS if block.startswith("curl "))
+    answer = json.loads(run(curl.replace("http://127.0.0.1:8000", url)))
     assert [result["label"] for result in answer["data"]] == ["delivery", "password"]
+
+
+@pytest.fixture
+def page(url):
+    """The page in Chromium, with its only task chosen."""
+    complaints = []
+    with chromium() as browser:
+        page = browser.new_page()
+        watch(page, url, complaints)
+        page.goto(url)
+        expect(page.get_by_role("complementary")).to_be_visible()
+        yield page
+    assert not complaints
+
+
+def test_the_page_shows_what_the_api_answers_adapted_and_unadapted(page, url):
+    page.get_by_role("radio", name="One per line").check()
+    page.get_by_label("Compare with unadapted").check()
+    classify(page, "\n".join(QUESTIONS))
+    adapted, unadapted = (
+        answers(url, "banking", QUESTIONS, adapted=adapted) for adapted in (True, False)
+    )
+    articles = page.get_by_role("article").all()
+    assert len(articles) == len(QUESTIONS)
+    for article, ours, plain in zip(articles, adapted, unadapted, strict=True):
+        expect(article.locator(".verdict strong")).to_have_text(ours["label"])
+        base = {score["label"]: score["score"] for score in plain["scores"]}
+        best = ours["scores"][0]
+        shown = [float(value.rstrip("%")) / 100 for value in values(article)[:2]]
+        assert shown == pytest.approx([best["score"], base[best["label"]]], abs=0.005)
+
+
+def test_the_pages_card_is_of_the_artifact_that_was_calibrated(page):
+    artifact = load_artifact(ROOT / "demo" / "tasks" / "banking")
+    losses = artifact.spec.calibration.round_losses
+    assert len(losses) > 1
+    card = page.get_by_role("complementary")
+    expect(card.get_by_role("img")).to_have_attribute(
+        "aria-label", "Mean loss by round: " + ", ".join(f"{loss:.3f}" for loss in losses)
+    )
+    expect(card.locator(".provenance").first).to_contain_text(artifact.digest)

@@ -9,7 +9,7 @@ COMMANDS = [block for block in BLOCKS if block.startswith(".venv/bin/ifedicl ")]
 
 def test_ifedicl_commands_run_in_the_order_of_the_page():
     assert [command.split()[1] for command in COMMANDS] == [
-        "calibrate", "inspect", "evaluate", "export", "partition",
+        "calibrate", "inspect", "evaluate", "export", "partition", "classify",
     ]  # fmt: skip
     shutil.rmtree(ROOT / "demo" / "readme", ignore_errors=True)
     for command in COMMANDS:
