@@ -26,6 +26,7 @@ OTHER_MODEL_FLAGS = (
     "tokenizer_mode",
     "hf_config_path",
     "hf_overrides",
+    "weight_transfer_config",  # weights pushed into a running engine
 )
 # vLLM flags that keep KV outside of the engine, where our salt may not reach: connectors look it
 # up by tokens (ExampleConnector, LMCache) or by what a caller says (NIXL's `kv_transfer_params`).

@@ -68,6 +68,7 @@ class TaskAdapted:
             )
         _refuse_long_rope(vllm_config.model_config)
         _refuse_uncompiled_stages(vllm_config)
+        _refuse_outside_kv(vllm_config)
         self.task_slots = _slot_tables(self, vllm_config)
         _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
         # vLLM then refuses a LoRA adapter of lm_head: label scoring reads the rows without it.
@@ -174,6 +175,16 @@ def _refuse_uncompiled_stages(vllm_config: Any) -> None:
         raise ModelError(
             f"--pipeline-parallel-size is {stages} and the model is not compiled, which vLLM's "
             "pipeline on CPU needs; serve without --enforce-eager and --enable-lora"
+        )
+
+
+def _refuse_outside_kv(vllm_config: Any) -> None:
+    """`cache_salt` keeps tasks apart in vLLM's own prefix cache. Connectors may look KV up by its
+    tokens alone (ExampleConnector, LMCache) or by what a caller says (NIXL)."""
+    if vllm_config.kv_transfer_config is not None:
+        raise ModelError(
+            f"KV connector {vllm_config.kv_transfer_config.kv_connector} could give a task the KV of "
+            "another; serve without --kv-transfer-config and --kv-offloading-size"
         )
 
 

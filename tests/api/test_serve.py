@@ -218,6 +218,7 @@ def test_front_ends_that_know_no_keys_are_refused(monkeypatch, capsys, flags, va
             "would serve another model",
         ),
         ("--quantization", "fp8", "would serve another model"),
+        ("--weight-transfer-config", '{"backend": "nccl"}', "would serve another model"),
         (
             "--kv-transfer-config",
             '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}',

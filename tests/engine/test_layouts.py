@@ -71,3 +71,14 @@ def test_uncompiled_pipeline_stages_are_refused_on_cpu():
     _refuse_uncompiled_stages(config(2, CompilationMode.DYNAMO_TRACE_ONCE))
     with pytest.raises(ModelError, match="size is 2 and .* serve without --enforce-eager"):
         _refuse_uncompiled_stages(config(2, CompilationMode.NONE))
+
+
+def test_connectors_that_keep_kv_outside_of_the_engine_are_refused():
+    from vllm.config import KVTransferConfig
+
+    from ifedicl_serve.plugin.models import _refuse_outside_kv
+
+    connector = KVTransferConfig(kv_connector="ExampleConnector", kv_role="kv_both")
+    _refuse_outside_kv(SimpleNamespace(kv_transfer_config=None))
+    with pytest.raises(ModelError, match="ExampleConnector could give a task the KV of another"):
+        _refuse_outside_kv(SimpleNamespace(kv_transfer_config=connector))
