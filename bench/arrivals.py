@@ -25,6 +25,10 @@ class Caller(FastHttpUser):
         """Seconds until the next request."""
         return random.expovariate(RATE / CALLERS)
 
+    def on_start(self) -> None:
+        """Not all callers at once."""
+        self.wait()
+
     @task
     def classify(self) -> None:
         """One request."""

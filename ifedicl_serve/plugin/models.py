@@ -183,8 +183,8 @@ def _refuse_outside_kv(vllm_config: Any) -> None:
     tokens alone (ExampleConnector, LMCache) or by what a caller says (NIXL)."""
     if vllm_config.kv_transfer_config is not None:
         raise ModelError(
-            f"KV connector {vllm_config.kv_transfer_config.kv_connector} could give a task the KV of "
-            "another; serve without --kv-transfer-config and --kv-offloading-size"
+            f"KV connector {vllm_config.kv_transfer_config.kv_connector} could give a task the KV "
+            "of another; serve without --kv-transfer-config and --kv-offloading-size"
         )
 
 
