@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from bench.random_tasks import random_task
 from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
@@ -46,91 +54,125 @@ def random_model(folder: Path) -> Path:
 
 
 def random_adapters(model: Path, folder: Path, count: int) -> list[Path]:
-    """LoRA adapters of rank 8 on the query and value projections, equal but for their names."""
-    from peft import LoraConfig, get_peft_model
+    """LoRA adapters of rank 8 on the query and value projections, equal but for their names.
 
-    network = LlamaForCausalLM.from_pretrained(model)
-    lora = LoraConfig(r=LORA_RANK, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(network, lora).save_pretrained(str(folder / "0"))
+    Of the model no more than its config is read: the shapes are enough.
+    """
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+    lora = LoraConfig(r=LORA_RANK, target_modules=["q_proj", "v_proj"])
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+        shapes = get_peft_model_state_dict(get_peft_model(network, lora))
+    matrices = {
+        name: torch.randn(matrix.shape).mul(0.02).bfloat16() for name, matrix in shapes.items()
+    }
+    lora.save_pretrained(str(folder / "0"))
+    save_file(matrices, folder / "0" / "adapter_model.safetensors")
     for number in range(1, count):
         shutil.copytree(folder / "0", folder / str(number))
     return [folder / str(number) for number in range(count)]
 
 
-class Engines:
-    """Engines on one checkpoint, each started when it is first asked for."""
+@dataclass(frozen=True)
+class Workload:
+    """A checkpoint with tasks and LoRA adapters of it, all on disk."""
 
-    def __init__(self, model: Path, scratch: Path, batch: int, tasks: int, adapters: int) -> None:
+    model: Path
+    tasks_dir: Path
+    digests: list[str]
+    adapters: list[Path]
+
+
+def random_workload(model: Path, scratch: Path, tasks: int, adapters: int = 0) -> Workload:
+    """So many random tasks and adapters of a checkpoint, in `scratch`."""
+    folder = scratch / "tasks"
+    digests = [random_task(model, folder / f"task{seed}", seed).digest for seed in range(tasks)]
+    made = random_adapters(model, scratch / "adapters", adapters) if adapters else []
+    return Workload(model, folder, digests, made)
+
+
+class Engines:
+    """Engines on one checkpoint, each started when it is first asked for.
+
+    `options` are vLLM's, for all of them.
+    """
+
+    def __init__(self, workload: Workload, batch: int, **options: Any) -> None:
+        self.workload = workload
         self.common: dict[str, Any] = dict(
-            model=str(model),
+            model=str(workload.model),
             max_model_len=MAX_MODEL_LEN,
             max_num_seqs=batch,
             enable_prefix_caching=True,
+            **options,
         )
         # Positions beyond the checkpoint's own cost the same and mean nothing here.
         self.longer = {"max_position_embeddings": MAX_MODEL_LEN}
-        self.tasks_dir = scratch / "tasks"
-        self.digests = [
-            random_task(model, self.tasks_dir / f"task{seed}", seed).digest for seed in range(tasks)
-        ]
-        self.adapters = random_adapters(model, scratch / "adapters", adapters) if adapters else []
+        self._started: list[Any] = []
+
+    def shut_down(self) -> None:
+        """End the engines' processes. A process that is not the program's main one must: at its
+        end it waits for its children, before vLLM ends them."""
+        for llm in self._started:
+            llm.llm_engine.engine_core.shutdown()
+
+    def _start(self, **options: Any) -> Any:
+        from vllm import LLM
+
+        self._started.append(LLM(**(self.common | options)))
+        return self._started[-1]
 
     def plain(self) -> Classify:
         """vLLM as it comes: one token, with the labels' log-probabilities."""
-        from vllm import LLM
-
-        return _generating(LLM(hf_overrides=self.longer, **self.common))
+        return _generating(self._start(hf_overrides=self.longer))
 
     def multi_lora(self, counts: Sequence[int]) -> dict[int, Classify]:
         """vLLM with adapters, the prompts dealt in turn to the first `count` of them."""
-        from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        llm = LLM(
+        llm = self._start(
             hf_overrides=self.longer,
             enable_lora=True,
-            max_loras=len(self.adapters),
+            max_loras=len(self.workload.adapters),
             max_lora_rank=LORA_RANK,
-            **self.common,
         )
         requests = [
             LoRARequest(path.name, number + 1, str(path))
-            for number, path in enumerate(self.adapters)
+            for number, path in enumerate(self.workload.adapters)
         ]
         return {count: _generating(llm, requests[:count]) for count in counts}
 
     def fixed_head(self) -> Classify:
         """vLLM's own classification: one linear head of as many outputs for every request."""
-        from vllm import LLM, PoolingParams
+        from vllm import PoolingParams
 
-        llm = LLM(
+        llm = self._start(
             runner="pooling",
             convert="classify",
             load_format="dummy",  # the checkpoint has no head
             hf_overrides={**self.longer, "num_labels": len(LABEL_TOKENS)},
-            **self.common,
         )
         params = PoolingParams(task="classify")
         return lambda prompts: llm.encode(prompts, params, pooling_task="classify", use_tqdm=False)
 
     def ours(self, counts: Sequence[int]) -> dict[int, Classify]:
         """Our tasks, the prompts dealt in turn to the first `count` of them."""
-        from vllm import LLM, PoolingParams
+        from vllm import PoolingParams
         from vllm.config import PoolerConfig
 
-        architecture = AutoConfig.from_pretrained(self.common["model"]).architectures[0]
-        llm = LLM(
+        architecture = AutoConfig.from_pretrained(self.workload.model).architectures[0]
+        llm = self._start(
             runner="pooling",
             pooler_config=PoolerConfig(task="classify"),
             hf_overrides={**self.longer, "architectures": [ADAPTED_ARCHITECTURES[architecture]]},
-            additional_config=TaskConfig(self.tasks_dir),
-            **self.common,
+            additional_config=TaskConfig(self.workload.tasks_dir),
         )
         asked = [
             PoolingParams(
                 task="classify", extra_kwargs=TaskRequest(digest, LABEL_TOKENS).extra_kwargs()
             )
-            for digest in self.digests
+            for digest in self.workload.digests
         ]
 
         def variant(count: int) -> Classify:
@@ -146,7 +188,10 @@ class Engines:
 def _generating(llm: Any, adapters: Sequence[Any] = ()) -> Classify:
     from vllm import SamplingParams
 
-    params = SamplingParams(max_tokens=1, logprob_token_ids=list(LABEL_TOKENS))
+    # The least that gives a label's score: nothing is drawn, and no token turned into text.
+    params = SamplingParams(
+        max_tokens=1, temperature=0.0, logprob_token_ids=list(LABEL_TOKENS), detokenize=False
+    )
 
     def classify(prompts: Prompts) -> Any:
         dealt = [adapters[i % len(adapters)] for i in range(len(prompts))] if adapters else None

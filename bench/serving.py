@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from bench.engines import SHAPE, Classify, Engines, random_model
+from bench.engines import SHAPE, Classify, Engines, random_model, random_workload
 from bench.load import AUTOCANNON, LOCUST, Seen, arrive, fire, require, write_har
 from bench.report import options, report
 from tests.processes import ifedicl_serve
@@ -136,8 +136,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         model = args.model or random_model(scratch / "model")
-        engines = Engines(model, scratch, BATCH, TASKS, adapters=0)
-        classify = engines.ours([TASKS])[TASKS]
+        workload = random_workload(model, scratch, TASKS)
+        classify = Engines(workload, BATCH).ours([TASKS])[TASKS]
         flags = (
             "--dtype",
             "bfloat16",
@@ -145,7 +145,7 @@ def main() -> None:
             str(BATCH),
             "--disable-uvicorn-access-log",
         )
-        with ifedicl_serve(model, engines.tasks_dir, scratch / "server.log", *flags) as url:
+        with ifedicl_serve(model, workload.tasks_dir, scratch / "server.log", *flags) as url:
             measured = measure(url, classify, model, scratch, rounds, seconds)
     shares = fractions(measured)
     show(measured, shares)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.engines import SHAPE, Classify, Engines, Prompts, random_model
+from bench.engines import SHAPE, Classify, Engines, Prompts, random_model, random_workload
 from bench.report import options, report
 
 LENGTHS = (16, 64, 256)
@@ -153,7 +153,7 @@ def main() -> None:
         scratch = Path(folder)
         model = args.model or random_model(scratch / "model")
         adapters = 0 if args.quick else max(ADAPTERS)
-        engines = Engines(model, scratch, batch, max(TASKS), adapters)
+        engines = Engines(random_workload(model, scratch, max(TASKS), adapters), batch)
         seconds = measure(variants(engines, args.quick), batch, rounds)
     show(seconds, batch)
     model_name = args.model.name if args.model else SHAPE

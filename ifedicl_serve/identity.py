@@ -87,8 +87,10 @@ def _weights_digest(model: str) -> str:
 
 
 def _sample_digests(path: Path) -> dict[str, str]:
+    # On the CPU: vLLM builds a model, and asks for this, with the GPU as torch's default device,
+    # which safetensors would follow.
     try:
-        with safe_open(path, framework="pt") as file:
+        with torch.device("cpu"), safe_open(path, framework="pt") as file:
             return {name: _sample_digest(file.get_slice(name)) for name in file.keys()}
     except SafetensorError as error:
         raise ModelError(f"{path}: not a safetensors file: {error}; download it again") from error

@@ -127,6 +127,15 @@ def save_weights(folder, norm, matrix, name="model.safetensors"):
     save_file({"norm": torch.tensor(norm), "matrix": torch.tensor(matrix)}, folder / name)
 
 
+def test_the_default_device_does_not_matter(checkpoint, tmp_path):
+    """A GPU's worker reads it while the GPU is the default; "meta" is the other device here."""
+    checkpoint()
+    save_weights(tmp_path / "base", [1.0, 2.0], [[3.0], [4.0]])
+    before = ModelIdentity.of(str(tmp_path / "base"))
+    with torch.device("meta"):
+        assert ModelIdentity.of(str(tmp_path / "base")) == before
+
+
 def test_retrained_weights_of_the_same_shape_are_another_model(checkpoint, tmp_path):
     checkpoint()
     save_weights(tmp_path / "base", [1.0, 1.0], [[1.0, 2.0]])
