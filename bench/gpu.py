@@ -41,9 +41,8 @@ QWEN25_7B: dict[str, Any] = dict(
 BATCH, LENGTHS, COUNTS = 256, (16, 64, 256), (1, 32, 256)
 SINGLE, SINGLE_REQUESTS = "one of 64", 16
 RUNNERS = {"V1": "0", "V2": "1"}  # values of VLLM_USE_V2_MODEL_RUNNER
-GIB = 1 << 30
 # Five engines share the GPU, and nothing needs more: all requests of a step fit.
-KV_CACHE_BYTES = 2 * GIB
+KV_CACHE_BYTES = 2 << 30
 MEMORY_FRACTION = 0.15  # of the GPU, that must be free when an engine starts
 
 # Of the engine in this process.
