@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.keys import TaskPatterns
+from api.access.keys import TaskPatterns
 
 
 @dataclass(frozen=True)

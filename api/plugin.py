@@ -7,22 +7,24 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from api import admin, lifecycle, page, scrape
-from api.admin_key import AdminKey
-from api.admission import Admission, admit_classifications
-from api.classify import Classifier
-from api.engine import GenerationEngine, LabelEngine, PoolingEngine
-from api.errors import on_error
-from api.generate import ListedModels, serve_tasks_as_models
-from api.lifecycle import drain_before_shutdown
-from api.live import count_tasks, follow
-from api.prompts import PromptEncoder
-from api.routes import router
+from api.access.admin_key import AdminKey
+from api.classify.classifier import Classifier
+from api.classify.encoder import PromptEncoder
+from api.classify.engine import GenerationEngine, LabelEngine, PoolingEngine
+from api.follow import count_tasks, follow
+from api.http import admin, page, ready
+from api.http.errors import on_error
+from api.http.routes import router
+from api.limits.admission import Admission
+from api.observe import scrape
+from api.vllm.admission import admit_classifications
+from api.vllm.drain import drain_before_shutdown
+from api.vllm.generate import ListedModels, serve_tasks_as_models
+from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import IFedICLError
-from ifedicl_serve.identity import ModelIdentity
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.registry import TaskRegistry
-from ifedicl_serve.store import TaskStore
+from ifedicl_serve.tasks.editor import TaskEditor
+from ifedicl_serve.tasks.registry import TaskRegistry
 
 logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
 
@@ -38,7 +40,7 @@ class ClassifyEndpoints:
         key = AdminKey.configured()
         app.state.ifedicl_admin_key = key
         app.include_router(router)
-        app.include_router(lifecycle.router)
+        app.include_router(ready.router)
         app.state.ifedicl_scrape = scrape.Scrape(scrape.render)
         app.include_router(scrape.router)
         app.include_router(page.router)
@@ -48,7 +50,7 @@ class ClassifyEndpoints:
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Validate every artifact; bad ones are listed with their reason and stop nothing."""
-        from api.queue_time import record_queue_time  # a subclass of vLLM's
+        from api.vllm.queue_time import record_queue_time  # a subclass of vLLM's
 
         model_config = engine_client.model_config
         tokenizer = engine_client.renderer.get_tokenizer()
@@ -60,7 +62,7 @@ class ClassifyEndpoints:
         logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
         count_tasks(registry)
         state.ifedicl_registry = registry
-        state.ifedicl_store = TaskStore(
+        state.ifedicl_store = TaskEditor(
             registry,
             model_config.get_total_num_hidden_layers(),
             model_config.get_hidden_size(),

@@ -12,20 +12,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from api.admin_key import ADMIN_KEY_VARIABLE, configure, with_admin_key
-from api.keys import KEY_FILE_VARIABLE, configured_keys
-from api.launch import adapted_architecture, configure_engine, enable_plugins, refuse_flags
+from api.access.admin_key import ADMIN_KEY_VARIABLE, configure, with_admin_key
+from api.access.keys import KEY_FILE_VARIABLE, configured_keys
 from api.options import ServeOptions
+from api.vllm.launch import adapted_architecture, configure_engine, enable_plugins, refuse_flags
+from ifedicl_serve.contract.signing import TrustedKeys
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.signing import TrustedKeys
 
 PLUGINS = ("ifedicl", "ifedicl-api")
 # vLLM flags with another default here: requests in flight are finished when the server is told to
 # stop, and our own log line, which has the request's id and task, replaces uvicorn's.
 DEFAULTS = {"shutdown_timeout": 30, "disable_uvicorn_access_log": True}
 # Outermost last.
-MIDDLEWARE = ("api.body.LimitBody", "api.access.Access", "api.observe.Observe")
+MIDDLEWARE = (
+    "api.limits.body.LimitBody",
+    "api.access.guard.Access",
+    "api.observe.middleware.Observe",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -174,10 +178,12 @@ def _run_vllm(
     args.middleware = [*args.middleware, *MIDDLEWARE]
     configure_engine(args, runner, architecture, tasks)
     if runner == "generate" and args.max_num_queued_reqs is None:
-        args.max_num_queued_reqs = options.max_queued_texts  # of vLLM's own routes: api.admission
+        args.max_num_queued_reqs = (
+            options.max_queued_texts
+        )  # of vLLM's own routes: api.limits.admission
     configure_logging_from_args(args)
     command.validate(args)
     command.cmd(args)
-    from api import lifecycle  # counts for Prometheus: not before the variable above is set
+    from api.vllm import drain  # counts for Prometheus: not before the variable above is set
 
-    return 1 if lifecycle.engine_died else 0
+    return 1 if drain.engine_died else 0

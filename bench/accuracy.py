@@ -27,21 +27,21 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.report import machine, options, show_headline
-from bench.store import Store
-from calibration.aggregate import aggregate_updates, aggregate_vectors
-from calibration.commands import open_model
-from calibration.data import Example, read_examples
-from calibration.evaluate import Evaluation, Metrics
-from calibration.extract import extract_vector
-from calibration.fit import fit_round
-from calibration.hooked import HookedModel
+from bench.serve.store import Store
+from calibration.command.prepare import open_model
+from calibration.data.examples import Example, read_examples
 from calibration.job import versions
-from calibration.score import FloatArray
+from calibration.model.hooked import HookedModel
+from calibration.model.score import FloatArray
 from calibration.settings import Settings
+from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
+from calibration.stages.evaluate import Evaluation, Metrics
+from calibration.stages.extract import extract_vector
+from calibration.stages.fit import fit_round
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import Label
-from ifedicl_serve.injection import adapted_mask, initial_coefficients
-from ifedicl_serve.prompt import PromptTemplate
+from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
+from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.contract.spec import Label
 
 TEMPLATES = {
     "subj": "Text: {text}\nLabel:",

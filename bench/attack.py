@@ -21,8 +21,8 @@ from rich.table import Table
 
 from bench.accuracy import FULL as DATA_SIZE
 from bench.accuracy import TEMPLATES, load_data_set
-from bench.attack_vectors import Channel, Scene, channels, prepare
-from bench.attackers import (
+from bench.federate.attack_vectors import Channel, Scene, channels, prepare
+from bench.federate.attackers import (
     Inversion,
     Membership,
     draw_client,
@@ -33,9 +33,9 @@ from bench.attackers import (
     word_auc,
 )
 from bench.report import machine, options, report
-from calibration.commands import open_model
-from calibration.hooked import HookedModel
+from calibration.command.prepare import open_model
 from calibration.job import versions
+from calibration.model.hooked import HookedModel
 from calibration.settings import Settings
 
 METRICS = {"label": majority_accuracy, "word_auc": word_auc, "top_words": top_words}

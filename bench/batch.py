@@ -24,13 +24,13 @@ from rich.progress import track
 from rich.table import Table
 
 from api.batch.columns import ResultColumns
-from api.batch.engine import BatchEngine, offline_engine
+from api.batch.offline import BatchEngine, offline_engine
 from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
 from api.batch.sources import open_source
-from bench.engines import SHAPE, random_model
-from bench.random_tasks import random_task
 from bench.report import options, report
+from bench.serve.engines import SHAPE, random_model
+from bench.serve.random_tasks import random_task
 from bench.serving import TOKENS, texts
 
 CHUNK_ROWS = 1024

@@ -26,8 +26,8 @@ import httpx
 import psutil
 from rich.console import Console
 
-from bench.random_tasks import random_task
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
+from bench.serve.random_tasks import random_task
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
 from tests.processes import served
 
 BASE_MODEL = Path(__file__).parents[1] / "examples" / "base_model"

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import accuracy
-from bench.federated_plan import (
+from bench.federate.lora import Lora, add_adapters, run_lora
+from bench.federate.plan import (
     ALPHA,
     BASELINES,
     CENTRALISED,
@@ -45,18 +46,17 @@ from bench.federated_plan import (
     Size,
     plan,
 )
-from bench.federated_report import headline, write_report
-from bench.lora import Lora, add_adapters, run_lora
+from bench.federate.report import headline, write_report
+from bench.federate.rounds import MeteredModel, Variant, run_federated
 from bench.report import machine, options, show_headline
-from bench.rounds import MeteredModel, Variant, run_federated
-from bench.store import Store
-from calibration.commands import open_model
-from calibration.data import Example
-from calibration.evaluate import Evaluation, Metrics
+from bench.serve.store import Store
+from calibration.command.parse import parse_layers
+from calibration.command.prepare import open_model
+from calibration.data.examples import Example
+from calibration.data.partition import contradictory, dirichlet, iid, one_label
 from calibration.job import versions
-from calibration.options import parse_layers
-from calibration.partition import contradictory, dirichlet, iid, one_label
 from calibration.settings import Settings
+from calibration.stages.evaluate import Evaluation, Metrics
 
 
 @dataclass(frozen=True)

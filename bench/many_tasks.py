@@ -25,14 +25,14 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer
 
-from bench.random_tasks import random_task
 from bench.report import options, report
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
-from ifedicl_serve.folder import ArtifactIndex
-from ifedicl_serve.identity import ModelIdentity
+from bench.serve.random_tasks import random_task
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
+from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.plugin.request import TaskKey
 from ifedicl_serve.plugin.slots import SlotTables
-from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.tasks.index import ArtifactIndex
+from ifedicl_serve.tasks.registry import TaskRegistry
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "examples" / "base_model"
 FEW, MANY, IN_USE = 10, 10_000, 1_000

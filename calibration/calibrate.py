@@ -10,15 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from calibration.aggregate import aggregate_updates, aggregate_vectors
-from calibration.evaluate import Metrics, before_and_after
-from calibration.extract import ClientVector, extract_vector
-from calibration.fit import ClientUpdate, fit_round
 from calibration.job import Job, task_spec
 from calibration.progress import Progress
-from calibration.robust import AGGREGATORS
-from calibration.settings import Settings
-from calibration.signs import (
+from calibration.result.signs import (
     absent_signs,
     benefit_signs,
     client_signs,
@@ -26,9 +20,15 @@ from calibration.signs import (
     round_signs,
     vector_signs,
 )
+from calibration.settings import Settings
+from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
+from calibration.stages.evaluate import Metrics, before_and_after
+from calibration.stages.extract import ClientVector, extract_vector
+from calibration.stages.fit import ClientUpdate, fit_round
+from calibration.stages.robust import AGGREGATORS
 from calibration.state import State, StateStore
-from ifedicl_serve.artifact import Artifact, save_artifact
-from ifedicl_serve.injection import adapted_mask, initial_coefficients
+from ifedicl_serve.contract.artifact import Artifact, save_artifact
+from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
 
 
 @dataclass(frozen=True)

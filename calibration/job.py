@@ -10,16 +10,16 @@ from importlib.metadata import version
 from math import prod
 from statistics import fmean
 
-from calibration.data import Example
-from calibration.evaluate import DIGITS, Metrics
-from calibration.hooked import HookedModel
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel
 from calibration.settings import Settings
+from calibration.stages.evaluate import DIGITS, Metrics
 from calibration.state import fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
-from ifedicl_serve.artifact import CalibrationRecord, TaskSpec
-from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import SITES
+from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import SITES
+from ifedicl_serve.contract.spec import CalibrationRecord, TaskSpec
 
 FLOAT32_BYTES = 4
 PACKAGES = ("torch", "transformers")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
-    from ifedicl_serve.injection import Site
+    from ifedicl_serve.contract.injection import Site
 
 Loss = Literal["restricted", "vocabulary"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)

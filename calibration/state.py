@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ifedicl_serve.atomic import write_file
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.files.writing import write_file
 
 STATE_FILE = "calibration.safetensors"
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from calibration.data import Example
-from ifedicl_serve.artifact import Label, TaskSpec
-from ifedicl_serve.labels import LabelTrie, Tokens
-from ifedicl_serve.prompt import PromptTemplate, label_trie, tokenized_labels
+from calibration.data.examples import Example
+from ifedicl_serve.contract.labels import LabelTrie, Tokens
+from ifedicl_serve.contract.prompt import PromptTemplate, label_trie, tokenized_labels
+from ifedicl_serve.contract.spec import Label, TaskSpec
 
 
 @dataclass(frozen=True)

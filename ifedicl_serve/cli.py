@@ -18,30 +18,38 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "calibrate": Command(
-        "calibration.cli:calibrate", "fit a task from labelled examples", "calibration"
+        "calibration.command.calibrate:calibrate",
+        "fit a task from labelled examples",
+        "calibration",
     ),
     "federate": Command(
-        "calibration.federation.cli:federate",
+        "calibration.command.federate:federate",
         "calibrate with clients that keep their data",
         "federation",
     ),
     "client": Command(
-        "calibration.federation.cli:client", "take part in a federation", "federation"
+        "calibration.command.federate:client", "take part in a federation", "federation"
     ),
     "partition": Command(
-        "calibration.federation.cli:partition",
+        "calibration.command.federate:partition",
         "share a file out among simulated clients",
         "calibration",
     ),
     "evaluate": Command(
-        "calibration.cli:evaluate", "accuracy zero-shot, few-shot and adapted", "calibration"
+        "calibration.command.evaluate:evaluate",
+        "accuracy zero-shot, few-shot and adapted",
+        "calibration",
     ),
-    "inspect": Command("calibration.cli:inspect", "show what an artifact holds", "contract"),
-    "sign": Command("calibration.cli:sign", "sign artifacts with your key", "contract"),
+    "inspect": Command(
+        "calibration.command.artifacts:inspect", "show what an artifact holds", "contract"
+    ),
+    "sign": Command(
+        "calibration.command.artifacts:sign", "sign artifacts with your key", "contract"
+    ),
     "export": Command(
-        "calibration.cli:export", "fold a task into a plain checkpoint", "calibration"
+        "calibration.command.artifacts:export", "fold a task into a plain checkpoint", "calibration"
     ),
-    "classify": Command("api.batch.cli:classify", "classify a file of texts, offline", "vllm"),
+    "classify": Command("api.batch.command:classify", "classify a file of texts, offline", "vllm"),
     "serve": Command("api.serve:main", "serve tasks over HTTP with vLLM", "vllm"),
 }
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
-from ifedicl_serve.text import why_unusable
+from ifedicl_serve.contract.text import why_unusable
 
 MAX_BATCH = 2048  # as OpenAI's embeddings endpoint
 MAX_TEXT_CHARS = 1 << 20  # a quarter of a million tokens, and about a second to tokenise

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from playwright.sync_api import expect
 
-from ifedicl_serve.artifact import load_artifact
+from ifedicl_serve.contract.artifact import load_artifact
 from tests.page.conftest import chromium, watch
 from tests.page.pages import answers, classify, values
 from tests.processes import free_port, wait_until_healthy

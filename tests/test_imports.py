@@ -59,7 +59,7 @@ def import_all(modules):
 
 def test_the_contract_imports_no_vllm_no_fastapi_and_nobody_above():
     contract = modules_of(ifedicl_serve) - NEEDS_VLLM
-    assert {"ifedicl_serve.artifact", "ifedicl_serve.plugin.slots"} <= contract
+    assert {"ifedicl_serve.contract.artifact", "ifedicl_serve.plugin.slots"} <= contract
     loaded = loaded_by(import_all(contract))
     assert loaded.isdisjoint({"vllm", "fastapi", "api", "calibration"})
 
@@ -83,12 +83,16 @@ def test_calibration_imports_no_vllm_no_fastapi_and_no_api():
 
 def test_the_routes_import_no_vllm_and_no_calibration():
     """The whole of `api`, in fact: `engine` and `serve` import vllm when they are called."""
-    loaded = loaded_by("import api.routes, api.plugin, api.engine, api.serve, api.batch.job")
+    loaded = loaded_by(
+        "import api.http.routes, api.plugin, api.classify.engine, api.serve, api.batch.job"
+    )
     assert "fastapi" in loaded
     assert loaded.isdisjoint({"vllm", "calibration"})
 
 
-@pytest.mark.parametrize("command", ["calibration.cli:calibrate", "api.batch.cli:classify"])
+@pytest.mark.parametrize(
+    "command", ["calibration.command.calibrate:calibrate", "api.batch.command:classify"]
+)
 def test_the_help_of_a_command_loads_nothing_heavy(command):
     module, function = command.split(":")
     loaded = loaded_by(f"from {module} import {function}; assert {function}(['--help']) == 0")
@@ -131,7 +135,8 @@ def test_importing_the_plugin_is_free():
 def test_registering_twice_is_registering_once():
     python(
         """
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES, register
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
+from ifedicl_serve.plugin import register
 register()
 from vllm import ModelRegistry
 from vllm.v1.request import Request

@@ -8,16 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from api.batch.columns import ResultColumns
-from api.batch.engine import BatchEngine, offline_engine
+from api.batch.offline import BatchEngine, offline_engine
 from api.batch.parts import Parts
 from api.batch.run import Plan
 from api.batch.sinks import refuse_unwritable
 from api.batch.sources import Source, open_source
 from ifedicl_serve import __version__
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE, Artifact, load_artifact
-from ifedicl_serve.atomic import write_folder
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, Artifact, load_artifact
+from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
-from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.files.writing import write_folder
 
 
 @dataclass(frozen=True)

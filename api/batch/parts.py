@@ -18,8 +18,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from ifedicl_serve.atomic import replaced_file
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.files.writing import replaced_file
 
 RECORD = "run.json"
 COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")

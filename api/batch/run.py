@@ -16,11 +16,11 @@ from api.batch.columns import ResultColumns
 from api.batch.parts import Parts
 from api.batch.sinks import writer_of
 from api.batch.sources import Source
-from api.classify import label_probabilities
-from api.prompts import PromptEncoder
+from api.classify.classifier import label_probabilities
+from api.classify.encoder import PromptEncoder
+from ifedicl_serve.contract.text import why_unusable
 from ifedicl_serve.errors import TextTooLongError
-from ifedicl_serve.registry import Task
-from ifedicl_serve.text import why_unusable
+from ifedicl_serve.tasks.task import Task
 
 T = TypeVar("T")
 OnProgress = Callable[[float], None]

@@ -7,11 +7,11 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from calibration.data import READERS
-from calibration.federation.client import Owner
-from calibration.federation.client_app import client_app
-from calibration.federation.messages import Invitation
-from calibration.federation.server_app import FederationJob
+from calibration.data.examples import READERS
+from calibration.federation.client.app import client_app
+from calibration.federation.client.participant import Owner
+from calibration.federation.coordinator.app import FederationJob
+from calibration.federation.wire.messages import Invitation
 from calibration.state import fingerprint
 from ifedicl_serve.errors import DataError
 

@@ -6,32 +6,7 @@ architecture is overridden with one of `ADAPTED_ARCHITECTURES`, so installing th
 changes nothing for other uses of vLLM.
 """
 
-# Checkpoint architectures whose decoder layers add the outputs of `self_attn` and `mlp` to the
-# residual stream, in Hugging Face's model and in vLLM's alike. A row joins with its tiny
-# configuration in tests/engine/test_architectures.py, which proves that the two agree.
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen2MoeForCausalLM",
-    "Qwen3ForCausalLM",
-    "Qwen3MoeForCausalLM",
-    "Phi3ForCausalLM",
-    "GemmaForCausalLM",
-    "Gemma2ForCausalLM",
-    "Gemma3ForCausalLM",
-    "Olmo2ForCausalLM",
-    "Olmo3ForCausalLM",
-    "OlmoeForCausalLM",
-    "GraniteForCausalLM",
-    "CohereForCausalLM",
-    "Glm4ForCausalLM",
-    "Exaone4ForCausalLM",
-    "SmolLM3ForCausalLM",
-    "Starcoder2ForCausalLM",
-)
-# Checkpoint architecture -> ours.
-ADAPTED_ARCHITECTURES = {name: f"IFedICL{name}" for name in ARCHITECTURES}
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 
 
 def register() -> None:
@@ -41,9 +16,9 @@ def register() -> None:
     """
     from vllm import ModelRegistry
 
-    from ifedicl_serve.plugin.cache_salt import salt_requests_by_task
-    from ifedicl_serve.plugin.failures import end_failed_generations
-    from ifedicl_serve.plugin.runner_v1 import assign_slots_in_v1_runner
+    from ifedicl_serve.plugin.patches.cache_salt import salt_requests_by_task
+    from ifedicl_serve.plugin.patches.failures import end_failed_generations
+    from ifedicl_serve.plugin.patches.runner_v1 import assign_slots_in_v1_runner
 
     for architecture in ADAPTED_ARCHITECTURES.values():
         ModelRegistry.register_model(architecture, f"ifedicl_serve.plugin.models:{architecture}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl_serve import __version__
-from ifedicl_serve.signing import TrustedKeys
+from ifedicl_serve.contract.signing import TrustedKeys
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 from vllm.utils.torch_utils import direct_register_custom_op
 
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
+from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import inject
 from ifedicl_serve.errors import ModelError
-from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import inject
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
 from ifedicl_serve.plugin.pipeline import fail_marked, mark_failed, with_marks

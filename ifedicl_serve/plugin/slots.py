@@ -16,14 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl_serve.artifact import Artifact, load_artifact
+from ifedicl_serve.contract.artifact import Artifact, load_artifact
+from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import SITES, Injection, fold
+from ifedicl_serve.contract.signing import TrustedKeys
 from ifedicl_serve.errors import ArtifactError
-from ifedicl_serve.folder import ArtifactIndex
-from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import SITES, Injection, fold
-from ifedicl_serve.plugin import metrics
+from ifedicl_serve.plugin import counters as metrics
 from ifedicl_serve.plugin.request import TaskKey
-from ifedicl_serve.signing import TrustedKeys
+from ifedicl_serve.tasks.index import ArtifactIndex
 
 logger = logging.getLogger("vllm.ifedicl")
 

@@ -13,16 +13,16 @@ import uvicorn
 from fastapi import FastAPI
 from transformers import AutoTokenizer
 
-from api.admission import Admission
-from api.classify import Classifier
+from api.classify.classifier import Classifier
+from api.classify.encoder import PromptEncoder
+from api.limits.admission import Admission
 from api.options import ServeOptions
 from api.plugin import ClassifyEndpoints
-from api.prompts import PromptEncoder
 from api.serve import MIDDLEWARE
-from ifedicl_serve.artifact import VECTORS_FILE
-from ifedicl_serve.prompt import PromptTemplate
-from ifedicl_serve.registry import TaskRegistry
-from ifedicl_serve.store import TaskStore
+from ifedicl_serve.contract.artifact import VECTORS_FILE
+from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.tasks.editor import TaskEditor
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.fake_engine import FakeEngine
 from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
 
@@ -73,7 +73,7 @@ def application(registry, tokenizer, engine, api_keys=(), **options):
     app.state.engine_client = Namespace(errored=False)
     app.state.ifedicl_admission = Admission(app.state.args.ifedicl.max_queued_texts)
     app.state.ifedicl_registry = registry
-    app.state.ifedicl_store = TaskStore(registry, LAYERS, HIDDEN)
+    app.state.ifedicl_store = TaskEditor(registry, LAYERS, HIDDEN)
     app.state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))
     return app
 

@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 
-from api.engine import TokenScores
+from api.classify.engine import TokenScores
 
 CACHED_TOKENS = 3  # of every prompt
 

@@ -6,10 +6,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from api.access import OPEN, Keyring
-from api.generate import ListedModels, TaskServing
-from api.keys import allows
-from ifedicl_serve.registry import TaskRegistry
+from api.access.guard import OPEN, Keyring
+from api.access.keys import allows
+from api.vllm.generate import ListedModels, TaskServing
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
 from tests.api.test_errors import error_of

@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from api.admin_key import ADMIN_KEY_VARIABLE
-from ifedicl_serve.artifact import (
+from api.access.admin_key import ADMIN_KEY_VARIABLE
+from ifedicl_serve.contract.artifact import (
     MAX_TASK_FILE_BYTES,
     TASK_FILE,
     VECTORS_FILE,
     load_artifact,
     max_vectors_bytes,
 )
-from ifedicl_serve.prompt import PromptTemplate
-from ifedicl_serve.registry import TaskRegistry
-from ifedicl_serve.signing import SIGNATURE_BYTES, SIGNATURE_FILE, read_signature
+from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.contract.signing import SIGNATURE_BYTES, SIGNATURE_FILE, read_signature
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
 from tests.api.test_errors import error_of

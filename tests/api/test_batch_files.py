@@ -12,8 +12,8 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from api.batch.cli import classify
 from api.batch.columns import ResultColumns
+from api.batch.command import classify
 from api.batch.parts import Parts
 from api.batch.sinks import refuse_unwritable, writer_of
 from api.batch.sources import LINES, open_source

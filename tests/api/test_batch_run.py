@@ -12,7 +12,7 @@ from api.batch.columns import ResultColumns
 from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
 from api.batch.sources import open_source
-from api.prompts import PromptEncoder
+from api.classify.encoder import PromptEncoder
 from ifedicl_serve.errors import TaskUnavailableError
 from tests.api.conftest import MAX_MODEL_LEN
 from tests.api.fake_engine import log_probs

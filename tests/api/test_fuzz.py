@@ -16,8 +16,8 @@ from schemathesis.checks import (
     status_code_conformance,
 )
 
-from api.admin_key import ADMIN_KEY_VARIABLE
-from ifedicl_serve.registry import TaskRegistry
+from api.access.admin_key import ADMIN_KEY_VARIABLE
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
 from tests.api.test_openapi import document

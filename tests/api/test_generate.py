@@ -9,10 +9,10 @@ import pytest
 from vllm.exceptions import GenerationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from api.context import RequestContext, enter_request
-from api.engine import GenerationEngine
-from api.errors import on_error
-from api.generate import ListedModels, TaskServing
+from api.classify.engine import GenerationEngine
+from api.http.errors import on_error
+from api.observe.context import RequestContext, enter_request
+from api.vllm.generate import ListedModels, TaskServing
 from ifedicl_serve.errors import (
     DrainingError,
     EngineDiedError,

@@ -13,11 +13,12 @@ import pytest
 from vllm.exceptions import MaxQueuedTokensError, QueueOverflowError
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from api.admission import MAX_RETRY_AFTER_S, Admission, admit_classifications
-from api.classify import Classifier
-from api.engine import new_request_id
-from api.lifecycle import drain_before_shutdown
-from api.together import all_or_none
+from api.classify.classifier import Classifier
+from api.classify.engine import new_request_id
+from api.classify.together import all_or_none
+from api.limits.admission import MAX_RETRY_AFTER_S, Admission
+from api.vllm.admission import admit_classifications
+from api.vllm.drain import drain_before_shutdown
 from ifedicl_serve.errors import OverloadedError
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
@@ -93,7 +94,7 @@ def test_what_still_fits_is_taken_and_a_request_alone_always_is(client, engine, 
 
 def test_the_wait_is_what_the_last_request_took(monkeypatch):
     seconds = iter([0, 0, 2.5, 10, 500])
-    monkeypatch.setattr("api.admission.monotonic", lambda: next(seconds))
+    monkeypatch.setattr("api.limits.admission.monotonic", lambda: next(seconds))
     admission = Admission(max_texts=1)
     waits = []
     with admission.hold(1):  # from 0
@@ -268,7 +269,7 @@ def test_a_text_too_long_to_tokenise_and_too_many_scores_are_422(registry, token
 
 
 def test_too_many_scores_are_422_and_fewer_may_be_asked_for(client, monkeypatch):
-    monkeypatch.setattr("api.routes.MAX_SCORES", 9)
+    monkeypatch.setattr("api.http.routes.MAX_SCORES", 9)
     two = {"task": "topics", "input": ["one", "two"]}
     assert error_of(client.post("/v1/classify", json=two), 422)["message"] == (
         "2 texts with 5 scores each make 10, expected at most 9; send fewer texts at once, or a "

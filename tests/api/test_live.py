@@ -8,11 +8,11 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-import api.live
-from api.live import follow
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
-from ifedicl_serve.registry import TaskRegistry
-from ifedicl_serve.store import TaskStore
+import api.follow
+from api.follow import follow
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
+from ifedicl_serve.tasks.editor import TaskEditor
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application
 from tests.api.fake_engine import FakeEngine
 from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
@@ -136,7 +136,7 @@ def test_without_notices_the_folder_is_looked_at_all_the_same(
     def no_notices(*args, **options):
         raise OSError("OS file watch limit reached")
 
-    monkeypatch.setattr(api.live, "awatch", no_notices)
+    monkeypatch.setattr(api.follow, "awatch", no_notices)
 
     async def scenario():
         async with serving(registry, tokenizer, FakeEngine()):
@@ -179,7 +179,7 @@ def test_changes_through_the_admin_routes_are_counted_and_logged(
 
     async def scenario():
         async with serving(registry, tokenizer, FakeEngine()):
-            store = TaskStore(registry, LAYERS, HIDDEN)
+            store = TaskEditor(registry, LAYERS, HIDDEN)
             await asyncio.sleep(0.01)  # the follower begins
             await asyncio.to_thread(store.put, "trec", *files)
             await until(lambda: serving_tasks() == 2)
@@ -195,7 +195,7 @@ def test_a_tasks_directory_that_comes_back_is_followed_again(registry, tokenizer
     async def scenario():
         async with serving(registry, tokenizer, FakeEngine()) as client:
             away = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-away"))
-            await asyncio.sleep(2 * api.live.TURN_MS / 1000)
+            await asyncio.sleep(2 * api.follow.TURN_MS / 1000)
             assert (await classify(client)).status_code == 200
             away.rename(tmp_path)
             make_artifact(tmp_path / "trec", name="trec")

@@ -192,7 +192,7 @@ def test_texts_in_flight_are_none_when_nobody_waits(client):
 
 
 def test_the_middleware_is_that_of_the_command():
-    assert MIDDLEWARE[-1] == "api.observe.Observe"  # outermost: it sees every answer
+    assert MIDDLEWARE[-1] == "api.observe.middleware.Observe"  # outermost: it sees every answer
 
 
 def test_a_client_that_hung_up_is_counted_as_such(registry, tokenizer):

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from fastapi import FastAPI
 
-from api.admin_key import ADMIN_KEY_VARIABLE
+from api.access.admin_key import ADMIN_KEY_VARIABLE
 from api.plugin import ClassifyEndpoints
 
 COMMITTED = Path(__file__).parent / "openapi.json"

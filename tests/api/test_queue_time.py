@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import REGISTRY
 
-from api.context import RequestContext, enter_request
-from api.engine import new_request_id
-from api.queue_time import QueueTime
+from api.classify.engine import new_request_id
+from api.observe.context import RequestContext, enter_request
+from api.vllm.queue_time import QueueTime
 
 
 def finished(request_id):

@@ -5,8 +5,8 @@ import threading
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-import api.scrape
-from api.scrape import REST, Scrape
+import api.observe.scrape
+from api.observe.scrape import REST, Scrape
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
 
@@ -52,7 +52,7 @@ def test_the_next_text_waits_longer_the_longer_the_last_one_took(monkeypatch):
 
     async def twice():
         scrape = Scrape(render)
-        monkeypatch.setattr(api.scrape, "monotonic", lambda: now[0])
+        monkeypatch.setattr(api.observe.scrape, "monotonic", lambda: now[0])
         monkeypatch.setattr(asyncio, "sleep", sleep)
         await scrape.text()
         now[0] += 1

@@ -8,12 +8,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from api import serve
-from api.admin_key import ADMIN_KEY_VARIABLE, with_admin_key
-from api.keys import KEY_FILE_VARIABLE
-from api.launch import GATED_GROUPS
+from api.access.admin_key import ADMIN_KEY_VARIABLE, with_admin_key
+from api.access.keys import KEY_FILE_VARIABLE
 from api.options import ServeOptions
+from api.vllm.launch import GATED_GROUPS
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.errors import IFedICLError
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from tests.api.conftest import TINY_QWEN2
 from tests.contract.keys import public_pem, trusting

@@ -4,9 +4,10 @@ from threading import current_thread
 
 import pytest
 
-from ifedicl_serve.artifact import VECTORS_FILE, CalibrationRecord, load_artifact
-from ifedicl_serve.injection import BETA, LAMBDA
-from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.contract.artifact import VECTORS_FILE, load_artifact
+from ifedicl_serve.contract.injection import BETA, LAMBDA
+from ifedicl_serve.contract.spec import CalibrationRecord
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
 from tests.contract.factory import MODEL, make_artifact
@@ -108,7 +109,7 @@ def test_a_card_never_shows_client_sizes(client, registry):
 @pytest.mark.parametrize("route", ["/v1/tasks/sst2", "/v1/tasks/sst2/coefficients", "/v1/classify"])
 def test_an_artifact_is_not_read_where_requests_wait(tokenizer, tmp_path, monkeypatch, route):
     """A thousand labels take seconds, and one loop answers everybody."""
-    monkeypatch.setattr("ifedicl_serve.registry.CHECKS_PER_REFRESH", 0)
+    monkeypatch.setattr("ifedicl_serve.tasks.registry.CHECKS_PER_REFRESH", 0)
     make_artifact(tmp_path / "sst2")
     registry = TaskRegistry(tmp_path, MODEL, tokenizer)
     threads = []

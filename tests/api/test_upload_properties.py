@@ -7,10 +7,10 @@ from fastapi.testclient import TestClient
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.admin_key import ADMIN_KEY_VARIABLE
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE, load_artifact
-from ifedicl_serve.registry import TaskRegistry
-from ifedicl_serve.signing import SIGNATURE_FILE
+from api.access.admin_key import ADMIN_KEY_VARIABLE
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, load_artifact
+from ifedicl_serve.contract.signing import SIGNATURE_FILE
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application
 from tests.api.fake_engine import FakeEngine
 from tests.contract.factory import MODEL, make_artifact

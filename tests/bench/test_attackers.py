@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bench.attackers import (
+from bench.federate.attackers import (
     Facts,
     Inversion,
     Membership,

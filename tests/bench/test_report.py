@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.report import machine, options, report
-from bench.store import Store
+from bench.serve.store import Store
 
 
 def test_a_record_says_how_it_was_made(tmp_path, capsys):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from calibration.data import Example
-from calibration.hooked import HookedModel, load_model
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel, load_model
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import Label
-from ifedicl_serve.prompt import PromptTemplate
+from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.contract.spec import Label
 
 TINY_QWEN2 = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
 SHAPE = {

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.aggregate import aggregate_updates, aggregate_vectors, fedavg
-from calibration.extract import ClientVector
-from calibration.fit import ClientUpdate
+from calibration.stages.aggregate import aggregate_updates, aggregate_vectors, fedavg
+from calibration.stages.extract import ClientVector
+from calibration.stages.fit import ClientUpdate
 from ifedicl_serve.errors import DataError
 
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from calibration.calibrate import Outcome, calibrate
-from calibration.cli import calibrate as run_cli
-from calibration.data import Example
-from calibration.hooked import HookedModel
+from calibration.command.calibrate import calibrate as run_cli
+from calibration.data.examples import Example
 from calibration.job import Job, round_losses, wire_bytes
+from calibration.model.hooked import HookedModel
 from calibration.progress import Progress
 from calibration.settings import Settings
 from calibration.state import STATE_FILE, StateStore
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import load_artifact
+from ifedicl_serve.contract.artifact import load_artifact
+from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
-from ifedicl_serve.identity import ModelIdentity
 
 SETTINGS = Settings(layers=(1, 2), rounds=3, local_steps=3, batch_size=4)
 
@@ -142,7 +142,9 @@ def test_sigkill_in_a_real_process_then_resume(
         paths = f"--model {llama_folder} --data {data} --out {tmp_path / out} --name toy"
         return f"{paths} --rounds 30 --local-steps 1 --batch-size 1 --held-out 0.2".split()
 
-    code = "import sys; from calibration.cli import calibrate; calibrate(sys.argv[1:])"
+    code = (
+        "import sys; from calibration.command.calibrate import calibrate; calibrate(sys.argv[1:])"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments("killed")],
         stdout=subprocess.DEVNULL,

@@ -8,9 +8,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from calibration import cli
-from calibration.data import Example, read_examples, split_held_out
-from ifedicl_serve.artifact import load_artifact
+from calibration.command.artifacts import export, inspect
+from calibration.command.calibrate import calibrate as calibrate_command
+from calibration.command.evaluate import evaluate
+from calibration.data.examples import Example, read_examples, split_held_out
+from ifedicl_serve.contract.artifact import load_artifact
 
 QUICK = ["--rounds", "1", "--local-steps", "2", "--batch-size", "4"]
 
@@ -28,7 +30,7 @@ def files(tmp_path: Path, examples: list[Example]) -> dict[str, Path]:
 
 def calibrate(model: Path, out: Path, *arguments: object) -> int:
     options = ["--model", model, "--out", out, *QUICK, *arguments]
-    return cli.calibrate([str(option) for option in options])
+    return calibrate_command([str(option) for option in options])
 
 
 def test_every_format_makes_the_same_task(
@@ -63,7 +65,7 @@ def test_from_examples_to_a_plain_checkpoint(
     model, json_file = ["--model", str(llama_folder)], tmp_path / "evaluation.json"
     where = ["--task", str(out), "--data", str(data)]
     more = ["--train", str(data), "--shots", "2", "--json", str(json_file)]
-    assert cli.evaluate([*model, *where, *more]) == 0
+    assert evaluate([*model, *where, *more]) == 0
     record = json.loads(json_file.read_text())
     assert list(record["metrics"]) == [
         "zero_shot",
@@ -76,12 +78,12 @@ def test_from_examples_to_a_plain_checkpoint(
         spec.calibration.metrics["adapted_log_loss"]
     )
 
-    assert cli.inspect([str(out)]) == 0
+    assert inspect([str(out)]) == 0
     assert load_artifact(out).digest[:24] in capsys.readouterr().out
 
     fused = tmp_path / "fused"
     options = ["--fused", "--task", str(out), "--out", str(fused), "--dtype", "fp32"]
-    assert cli.export([*model, *options]) == 0
+    assert export([*model, *options]) == 0
     config = json.loads((fused / "config.json").read_text())
     assert config["attention_bias"] and config["mlp_bias"]
 
@@ -156,14 +158,14 @@ def test_a_task_of_another_model_is_refused(
 ) -> None:
     assert calibrate(llama_folder, tmp_path / "toy", "--data", files["csv"]) == 0
     task = ["--task", str(tmp_path / "toy"), "--model", str(qwen3_folder)]
-    assert cli.evaluate([*task, "--data", str(files["csv"])]) == 1
-    assert cli.export([*task, "--fused", "--out", str(tmp_path / "fused")]) == 1
+    assert evaluate([*task, "--data", str(files["csv"])]) == 1
+    assert export([*task, "--fused", "--out", str(tmp_path / "fused")]) == 1
     assert capsys.readouterr().err.count("calibrated on another model") == 2
 
 
 def test_usage_errors_exit_2_and_help_0(capsys: pytest.CaptureFixture) -> None:
-    assert cli.calibrate([]) == 2
-    assert cli.export(["--nothing"]) == 2
-    assert cli.evaluate(["--model=m", "--task=t", "--data=d", "--shots=0"]) == 2  # 0 would be all
-    assert cli.evaluate(["--help"]) == 0
+    assert calibrate_command([]) == 2
+    assert export(["--nothing"]) == 2
+    assert evaluate(["--model=m", "--task=t", "--data=d", "--shots=0"]) == 2  # 0 would be all
+    assert evaluate(["--help"]) == 0
     assert "ifedicl evaluate" in capsys.readouterr().out

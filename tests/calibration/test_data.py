@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from calibration.data import (
+from calibration.data.examples import (
     Example,
     check_labels,
     found_labels,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from calibration.data import Example, read_examples
+from calibration.data.examples import Example, read_examples
 from ifedicl_serve.errors import DataError
 from tests.properties import examples
 

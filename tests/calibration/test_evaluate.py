@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from calibration.data import Example
-from calibration.evaluate import Evaluation, log_softmax, metrics
-from calibration.hooked import HookedModel
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel
+from calibration.stages.evaluate import Evaluation, log_softmax, metrics
 from calibration.task import TaskDefinition
-from ifedicl_serve.injection import initial_coefficients
+from ifedicl_serve.contract.injection import initial_coefficients
 
 
 def test_metrics_by_hand() -> None:

@@ -18,14 +18,15 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from calibration.export import export_fused, fused_config
-from calibration.hooked import HookedModel, injected, load_model
-from calibration.score import label_log_probs
+from calibration.model.hooked import HookedModel, injected, load_model
+from calibration.model.score import label_log_probs
+from calibration.result.export import export_fused, fused_config
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import Artifact, CalibrationRecord, TaskSpec
+from ifedicl_serve.contract.artifact import Artifact
+from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
+from ifedicl_serve.contract.spec import CalibrationRecord, TaskSpec
 from ifedicl_serve.errors import ModelError
-from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import adapted_mask, initial_coefficients
 from tests.calibration.conftest import SHAPE, TINY_QWEN2, save_with_tokenizer
 
 TEXTS = ["one", "a much longer text with several words in it", "x y z"]

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from calibration.data import Example
-from calibration.extract import choose_demonstrations, extract_vector, mean_activation
-from calibration.hooked import HookedModel, recorded
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel, recorded
 from calibration.settings import Settings
+from calibration.stages.extract import choose_demonstrations, extract_vector, mean_activation
 from calibration.task import TaskDefinition
+from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.errors import DataError
-from ifedicl_serve.prompt import token_ids
 
 
 def test_batched_equals_one_by_one(

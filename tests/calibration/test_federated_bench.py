@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.federated_report import Table, compute_ratio, cost_to_reach, markdown, rounds_to
-from bench.lora import Lora, add_adapters, fit_adapters, run_lora
-from bench.rounds import MeteredModel, Variant, fitting_only, run_federated
-from calibration.data import Example
-from calibration.evaluate import Evaluation
-from calibration.fit import fit_round
-from calibration.hooked import HookedModel, load_model
+from bench.federate.lora import Lora, add_adapters, fit_adapters, run_lora
+from bench.federate.report import Table, compute_ratio, cost_to_reach, markdown, rounds_to
+from bench.federate.rounds import MeteredModel, Variant, fitting_only, run_federated
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel, load_model
 from calibration.settings import Settings
+from calibration.stages.evaluate import Evaluation
+from calibration.stages.fit import fit_round
 from calibration.task import TaskDefinition
-from ifedicl_serve.injection import BETA, LAMBDA, initial_coefficients
+from ifedicl_serve.contract.injection import BETA, LAMBDA, initial_coefficients
 
 SETTINGS = Settings(layers=(0, 1, 2), rounds=2, local_steps=2, batch_size=4)
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.data import Example
-from calibration.fit import (
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel
+from calibration.model.score import label_log_probs
+from calibration.settings import Settings
+from calibration.stages.fit import (
     derived_seed,
     fit_round,
     label_loss,
@@ -15,13 +18,10 @@ from calibration.fit import (
     learning_rate,
     with_adapted,
 )
-from calibration.hooked import HookedModel
-from calibration.score import label_log_probs
-from calibration.settings import Settings
 from calibration.task import TaskDefinition
+from ifedicl_serve.contract.injection import initial_coefficients
+from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.errors import DataError, ModelError
-from ifedicl_serve.injection import initial_coefficients
-from ifedicl_serve.prompt import token_ids
 
 SETTINGS = Settings(layers=(0, 1, 2), rounds=2, local_steps=4, batch_size=4, learning_rate=0.05)
 
@@ -101,7 +101,7 @@ def test_batches_larger_than_the_data_are_filled(
 
 
 def test_bf16_fits_too(llama_folder, task: TaskDefinition, examples: list[Example]) -> None:
-    from calibration.hooked import load_model
+    from calibration.model.hooked import load_model
 
     update = fit(load_model(str(llama_folder), "bf16"), task, examples, SETTINGS)
     assert update.coefficients.dtype == torch.float32

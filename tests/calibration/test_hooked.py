@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calibration.hooked import (
+from calibration.model.hooked import (
     SITE_MODULES,
     HookedModel,
     Noise,
@@ -13,8 +13,8 @@ from calibration.hooked import (
     load_model,
     recorded,
 )
+from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, initial_coefficients
 from ifedicl_serve.errors import DataError, ModelError
-from ifedicl_serve.injection import BETA, LAMBDA, SITES, initial_coefficients
 
 SEQUENCES = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
 EVERYWHERE = torch.ones(3, 2, dtype=torch.bool)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calibration.federation.server_app import FederationJob
+from calibration.federation.coordinator.app import FederationJob
 
 
 @pytest.mark.parametrize("left", [[], [".calibration.safetensors.1f"]], ids=["clean", "killed"])

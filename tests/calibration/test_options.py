@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from calibration.options import (
+from calibration.command.parse import (
     parse_labels,
     parse_layers,
     parse_sites,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.data import Example, found_labels, read_examples
-from calibration.partition import contradictory, dirichlet, iid, one_label, write_clients
+from calibration.data.examples import Example, found_labels, read_examples
+from calibration.data.partition import contradictory, dirichlet, iid, one_label, write_clients
 from ifedicl_serve.errors import DataError
 
 LABELS = ("anger", "fear", "joy")

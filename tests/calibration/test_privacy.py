@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from calibration import cli, extract
-from calibration.data import Example
-from calibration.extract import extract_vector, task_reference
-from calibration.fit import Objective, example_gradients, fit_round
-from calibration.hooked import HookedModel, Noise
-from calibration.loss import label_targets
+from calibration.command.calibrate import calibrate
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel, Noise
+from calibration.model.loss import label_targets
 from calibration.privacy.accountant import noise_multiplier
 from calibration.settings import Settings
+from calibration.stages import extract
+from calibration.stages.extract import extract_vector, task_reference
+from calibration.stages.fit import Objective, example_gradients, fit_round
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import load_artifact
-from ifedicl_serve.injection import adapted_mask, initial_coefficients
+from ifedicl_serve.contract.artifact import load_artifact
+from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
 
 OPEN = Settings(layers=(0, 1, 2), rounds=2, local_steps=3, batch_size=6, noise=0.0)
 PRIVATE = dataclasses.replace(OPEN, epsilon=4.0)
@@ -201,7 +202,7 @@ def calibrated(llama_folder: Path, examples: list[Example], tmp_path: Path):
     def calibrated(**more: object) -> Path:
         options = {"model": llama_folder, "data": data, "out": out, "epsilon": 8, "delta": 1e-4}
         options |= {"rounds": 2, "local-steps": 2, **more}
-        assert cli.calibrate([f"--{name}={value}" for name, value in options.items()]) == 0
+        assert calibrate([f"--{name}={value}" for name, value in options.items()]) == 0
         return out
 
     return calibrated

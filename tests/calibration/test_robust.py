@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.aggregate import aggregate_updates, aggregate_vectors, fedavg
-from calibration.extract import ClientVector
-from calibration.fit import ClientUpdate
-from calibration.robust import AGGREGATORS, LEAST_CLIENTS
 from calibration.settings import Aggregation
+from calibration.stages.aggregate import aggregate_updates, aggregate_vectors, fedavg
+from calibration.stages.extract import ClientVector
+from calibration.stages.fit import ClientUpdate
+from calibration.stages.robust import AGGREGATORS, LEAST_CLIENTS
+from ifedicl_serve.contract.injection import initial_coefficients
 from ifedicl_serve.errors import DataError
-from ifedicl_serve.injection import initial_coefficients
 
 ROBUST = sorted(set(AGGREGATORS) - {"fedavg"})
 COUNTS = [3, 1, 4, 1, 5]

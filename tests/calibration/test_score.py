@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from calibration.data import Example
-from calibration.hooked import HookedModel
-from calibration.score import label_log_probs
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel
+from calibration.model.score import label_log_probs
 from calibration.task import TaskDefinition
-from ifedicl_serve.prompt import token_ids
+from ifedicl_serve.contract.prompt import token_ids
 
 
 def prompts(task: TaskDefinition, examples: list[Example]) -> list[str]:

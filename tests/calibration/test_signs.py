@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from calibration.extract import ClientVector
-from calibration.signs import (
+from calibration.result.signs import (
     benefit_signs,
     client_signs,
     loss_signs,
     round_signs,
     vector_signs,
 )
-from ifedicl_serve.injection import initial_coefficients
+from calibration.stages.extract import ClientVector
+from ifedicl_serve.contract.injection import initial_coefficients
 
 HEALTHY = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(0))
 EVERYWHERE = torch.ones(3, 2, dtype=torch.bool)

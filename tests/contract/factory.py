@@ -7,17 +7,11 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
-from ifedicl_serve.artifact import (
-    TASK_FILE,
-    VECTORS_FILE,
-    CalibrationRecord,
-    Label,
-    TaskSpec,
-    save_artifact,
-)
-from ifedicl_serve.identity import ModelIdentity
-from ifedicl_serve.injection import SITES, adapted_mask, initial_coefficients
-from ifedicl_serve.prompt import PromptTemplate
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, save_artifact
+from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import SITES, adapted_mask, initial_coefficients
+from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.contract.spec import CalibrationRecord, Label, TaskSpec
 
 MODEL = ModelIdentity(
     name="base",

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from ifedicl_serve.signing import TrustedKeys, public_bytes
+from ifedicl_serve.contract.signing import TrustedKeys, public_bytes
 
 
 def private_pem(key, encryption=None):

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import save as to_safetensors
 
-from ifedicl_serve.artifact import (
+from ifedicl_serve.contract.artifact import (
     MAX_TASK_FILE_BYTES,
     TASK_FILE,
     VECTORS_FILE,
@@ -16,9 +16,9 @@ from ifedicl_serve.artifact import (
     read_spec,
     save_artifact,
 )
+from ifedicl_serve.contract.injection import LAMBDA
+from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.errors import ArtifactError
-from ifedicl_serve.injection import LAMBDA
-from ifedicl_serve.prompt import PromptTemplate
 from tests.contract.factory import (
     HIDDEN,
     LAYERS,

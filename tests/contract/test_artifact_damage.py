@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE, load_artifact
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, load_artifact
 from ifedicl_serve.errors import ArtifactError
 from tests.contract.factory import MODEL, make_artifact, replace_vectors
 from tests.properties import examples

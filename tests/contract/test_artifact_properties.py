@@ -15,17 +15,12 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ifedicl_serve.artifact import (
-    TASK_FILE,
-    VECTORS_FILE,
-    Label,
-    load_artifact,
-    save_artifact,
-)
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, load_artifact, save_artifact
+from ifedicl_serve.contract.injection import SITES, adapted_mask, initial_coefficients
+from ifedicl_serve.contract.labels import LabelTrie
+from ifedicl_serve.contract.prompt import PromptTemplate, label_trie, tokenized_labels
+from ifedicl_serve.contract.spec import Label
 from ifedicl_serve.errors import ArtifactError, PromptError
-from ifedicl_serve.injection import SITES, adapted_mask, initial_coefficients
-from ifedicl_serve.labels import LabelTrie
-from ifedicl_serve.prompt import PromptTemplate, label_trie, tokenized_labels
 from tests.contract.factory import MODEL, make_artifact, make_spec, replace_vectors
 from tests.properties import examples
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ifedicl_serve import atomic
-from ifedicl_serve.atomic import remove_folder, replaced_file, write_folder
+from ifedicl_serve.files import writing as atomic
+from ifedicl_serve.files.writing import remove_folder, replaced_file, write_folder
 
 WRITERS, WRITES = 3, 60
 FILES = ("one", "two")

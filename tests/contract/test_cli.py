@@ -69,7 +69,7 @@ def failing(monkeypatch, name):
     def fail(argv):
         raise ModuleNotFoundError("no module", name=name)
 
-    monkeypatch.setattr("calibration.cli.calibrate", fail)
+    monkeypatch.setattr("calibration.command.calibrate.calibrate", fail)
     monkeypatch.setattr(sys, "argv", ["ifedicl", "calibrate"])
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ifedicl_serve.contract.identity import VOLATILE_KEYS, ModelIdentity
 from ifedicl_serve.errors import ModelError
-from ifedicl_serve.identity import VOLATILE_KEYS, ModelIdentity
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "rope_theta": 1e4}
 TOKENIZER = {"version": "1.0", "model": {"vocab": {"a": 0, "b": 1}}}

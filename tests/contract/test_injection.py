@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ifedicl_serve.injection import SITES, adapted_mask, fold, initial_coefficients, inject
+from ifedicl_serve.contract.injection import SITES, adapted_mask, fold, initial_coefficients, inject
 from tests.contract.factory import make_spec, make_vectors
 
 ONE, ZERO = torch.ones(()), torch.zeros(())

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ifedicl_serve.contract.labels import LabelTrie, TrieNode
 from ifedicl_serve.errors import PromptError
-from ifedicl_serve.labels import LabelTrie, TrieNode
 
 END = 0  # the terminator, the separator's first token
 

@@ -3,9 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from ifedicl_serve.contract.labels import TrieNode
+from ifedicl_serve.contract.prompt import PromptTemplate, label_tokens, label_trie, token_ids
 from ifedicl_serve.errors import PromptError
-from ifedicl_serve.labels import TrieNode
-from ifedicl_serve.prompt import PromptTemplate, label_tokens, label_trie, token_ids
 
 TOPIC = PromptTemplate(template="Text: {text}\nTopic:")
 HEAD = "Text: a\nTopic:"

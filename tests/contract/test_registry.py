@@ -4,10 +4,10 @@ import os
 
 import pytest
 
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.errors import ArtifactError, TaskNotFoundError
-from ifedicl_serve.folder import ArtifactIndex
-from ifedicl_serve.registry import NAMES_IN_ERROR, TaskRegistry
+from ifedicl_serve.tasks.index import ArtifactIndex
+from ifedicl_serve.tasks.registry import NAMES_IN_ERROR, TaskRegistry
 from tests.contract.factory import MODEL, make_artifact
 
 
@@ -199,7 +199,9 @@ def test_the_index_finds_an_artifact_whose_files_were_copied_in_late(tmp_path, t
 def test_the_index_does_not_read_again_while_nothing_changed(tmp_path, monkeypatch):
     make_artifact(tmp_path / "sst2")
     reads = []
-    monkeypatch.setattr("ifedicl_serve.folder._held", lambda path: reads.append(path) or "digest")
+    monkeypatch.setattr(
+        "ifedicl_serve.tasks.index._held", lambda path: reads.append(path) or "digest"
+    )
     index = ArtifactIndex(tmp_path)
     for _ in range(3):
         with pytest.raises(ArtifactError):
@@ -210,7 +212,9 @@ def test_the_index_does_not_read_again_while_nothing_changed(tmp_path, monkeypat
 def test_the_index_reads_again_what_could_not_be_read_for_a_moment(tmp_path, monkeypatch):
     digest = make_artifact(tmp_path / "sst2").digest
     with monkeypatch.context() as patch:
-        patch.setattr("ifedicl_serve.folder.read_file", lambda path, limit: open("/dev/null/x"))
+        patch.setattr(
+            "ifedicl_serve.tasks.index.read_file", lambda path, limit: open("/dev/null/x")
+        )
         index = ArtifactIndex(tmp_path)
     assert index.find(digest) == [tmp_path / "sst2"]
 

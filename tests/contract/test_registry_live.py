@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-import ifedicl_serve.artifact
-import ifedicl_serve.registry
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE
+import ifedicl_serve.contract.artifact
+import ifedicl_serve.tasks.registry
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.errors import ArtifactError, TaskNotFoundError, TaskUnavailableError
-from ifedicl_serve.registry import ListedTask, Task, TaskRegistry
+from ifedicl_serve.tasks.registry import TaskRegistry
+from ifedicl_serve.tasks.task import ListedTask, Task
 from tests.contract.factory import MODEL, make_artifact
 
 
@@ -27,9 +28,10 @@ def registry(tmp_path, bpe):
 def reads(monkeypatch):
     """Names of the folders whose task.json is read."""
     names = []
-    read_spec = ifedicl_serve.registry.read_spec
+    read_spec = ifedicl_serve.tasks.registry.read_spec
     monkeypatch.setattr(
-        "ifedicl_serve.registry.read_spec", lambda path: names.append(path.name) or read_spec(path)
+        "ifedicl_serve.tasks.registry.read_spec",
+        lambda path: names.append(path.name) or read_spec(path),
     )
     return names
 
@@ -140,14 +142,14 @@ def test_a_folder_that_changes_while_it_is_read_keeps_its_last_state(
 ):
     old = registry.get("sst2")
     make_artifact(tmp_path / "sst2", seed=1)
-    read_spec = ifedicl_serve.registry.read_spec
+    read_spec = ifedicl_serve.tasks.registry.read_spec
 
     def read_while_somebody_writes(path):
         read = read_spec(path)
         (path / TASK_FILE).write_text("{")
         return read
 
-    monkeypatch.setattr("ifedicl_serve.registry.read_spec", read_while_somebody_writes)
+    monkeypatch.setattr("ifedicl_serve.tasks.registry.read_spec", read_while_somebody_writes)
     assert registry.refresh() == {}
     assert registry.get("sst2") is old
 
@@ -156,14 +158,14 @@ def test_a_folder_that_changes_while_it_is_read_keeps_its_last_state(
 def unreadable(monkeypatch):
     """Names of files that cannot be read for now, and why."""
     errors = {}
-    read_file = ifedicl_serve.artifact.read_file
+    read_file = ifedicl_serve.contract.artifact.read_file
 
     def read_unless_it_fails(path, limit):
         if path.name in errors:
             raise OSError(errors[path.name], os.strerror(errors[path.name]))
         return read_file(path, limit)
 
-    monkeypatch.setattr("ifedicl_serve.artifact.read_file", read_unless_it_fails)
+    monkeypatch.setattr("ifedicl_serve.contract.artifact.read_file", read_unless_it_fails)
     return errors
 
 
@@ -247,7 +249,7 @@ def test_a_touched_or_restored_artifact_is_another_generation_of_the_same_conten
 @pytest.fixture
 def many(tmp_path, bpe, monkeypatch):
     """A registry of four tasks, one damaged, that checks one artifact per refresh."""
-    monkeypatch.setattr("ifedicl_serve.registry.CHECKS_PER_REFRESH", 1)
+    monkeypatch.setattr("ifedicl_serve.tasks.registry.CHECKS_PER_REFRESH", 1)
     for name in ("a", "b", "c", "d"):
         make_artifact(tmp_path / name, name=name)
     (tmp_path / "d" / VECTORS_FILE).write_bytes(b"")

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ifedicl_serve.artifact import MAX_LABELS
-from ifedicl_serve.plugin.cache_salt import task_salt
+from ifedicl_serve.contract.spec import MAX_LABELS
 from ifedicl_serve.plugin.config import TaskConfig
+from ifedicl_serve.plugin.patches.cache_salt import task_salt
 from ifedicl_serve.plugin.request import (
     KEY,
     MALFORMED,

@@ -9,10 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
-from ifedicl_serve.artifact import TASK_FILE, VECTORS_FILE, load_artifact
-from ifedicl_serve.errors import ArtifactError, KeyFileError, TaskNotFoundError, UploadError
-from ifedicl_serve.registry import TaskRegistry
-from ifedicl_serve.signing import (
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, load_artifact
+from ifedicl_serve.contract.signing import (
     SIGNATURE_FILE,
     TrustedKeys,
     fingerprint,
@@ -21,7 +19,9 @@ from ifedicl_serve.signing import (
     read_signing_key,
     write_signature,
 )
-from ifedicl_serve.store import TaskStore
+from ifedicl_serve.errors import ArtifactError, KeyFileError, TaskNotFoundError, UploadError
+from ifedicl_serve.tasks.editor import TaskEditor
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
 from tests.contract.keys import private_pem, public_pem, trusting
 
@@ -305,7 +305,7 @@ def test_a_signature_that_goes_is_noticed(registry, folder):
 
 @pytest.fixture
 def store(registry):
-    return TaskStore(registry, LAYERS, HIDDEN)
+    return TaskEditor(registry, LAYERS, HIDDEN)
 
 
 def files_of(folder):
@@ -330,7 +330,7 @@ def test_an_unsigned_upload_is_refused_where_keys_are_trusted(store, folder):
 
 def test_elsewhere_only_the_form_of_an_uploaded_signature_is_checked(folder, bpe):
     """So that a cut one is noticed by who sends it, not when the server is given keys."""
-    store = TaskStore(TaskRegistry(folder.parent, MODEL, bpe), LAYERS, HIDDEN)
+    store = TaskEditor(TaskRegistry(folder.parent, MODEL, bpe), LAYERS, HIDDEN)
     task_file, vectors, signature = files_of(folder)
     with pytest.raises(UploadError, match="sst2/task.json.sig: has 63 bytes"):
         store.put("sst2", task_file, vectors, signature[:-1])
@@ -339,6 +339,6 @@ def test_elsewhere_only_the_form_of_an_uploaded_signature_is_checked(folder, bpe
 
 
 def test_an_upload_without_a_signature_drops_that_of_the_task_it_replaces(folder, bpe):
-    store = TaskStore(TaskRegistry(folder.parent, MODEL, bpe), LAYERS, HIDDEN)
+    store = TaskEditor(TaskRegistry(folder.parent, MODEL, bpe), LAYERS, HIDDEN)
     store.put("sst2", *files_of(folder)[:2])
     assert read_signature(folder) is None

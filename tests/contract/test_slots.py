@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 import ifedicl_serve.plugin.slots
-from ifedicl_serve.artifact import VECTORS_FILE, load_artifact, save_artifact
-from ifedicl_serve.injection import LAMBDA, fold
+from ifedicl_serve.contract.artifact import VECTORS_FILE, load_artifact, save_artifact
+from ifedicl_serve.contract.injection import LAMBDA, fold
+from ifedicl_serve.contract.signing import write_signature
 from ifedicl_serve.plugin.request import TaskKey
 from ifedicl_serve.plugin.slots import (
     FAILED_SLOT,
@@ -20,7 +21,6 @@ from ifedicl_serve.plugin.slots import (
     RESERVED_SLOTS,
     SlotTables,
 )
-from ifedicl_serve.signing import write_signature
 from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact, make_spec, make_vectors
 from tests.contract.keys import trusting
 

@@ -13,8 +13,8 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
-import api.metrics
-import ifedicl_serve.plugin.metrics
+import api.observe.metrics
+import ifedicl_serve.plugin.counters
 from tests.deploy.promql import (
     DASHBOARDS,
     DEPLOY,
@@ -46,7 +46,7 @@ def samples_of(name, kind):
 
 def ours():
     """What our processes count."""
-    modules = (api.metrics, ifedicl_serve.plugin.metrics)
+    modules = (api.observe.metrics, ifedicl_serve.plugin.counters)
     metrics = [m for module in modules for m in vars(module).values()]
     names = set()
     for metric in metrics:

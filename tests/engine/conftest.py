@@ -24,12 +24,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from bench.random_tasks import random_task
-from calibration.hooked import load_model
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES, register
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import load_model
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
+from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.plugin import register
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
-from ifedicl_serve.prompt import token_ids
 from tests.engine.reference import hooked, trie_of
 
 TINY_QWEN2 = Path(__file__).parents[2] / "examples" / "tiny_qwen2"

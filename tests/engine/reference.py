@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calibration.hooked import HookedModel, injected
-from calibration.score import label_log_probs
-from ifedicl_serve.artifact import Artifact, TaskSpec
-from ifedicl_serve.injection import adapted_mask
-from ifedicl_serve.labels import LabelTrie
-from ifedicl_serve.prompt import label_trie
+from calibration.model.hooked import HookedModel, injected
+from calibration.model.score import label_log_probs
+from ifedicl_serve.contract.artifact import Artifact
+from ifedicl_serve.contract.injection import adapted_mask
+from ifedicl_serve.contract.labels import LabelTrie
+from ifedicl_serve.contract.prompt import label_trie
+from ifedicl_serve.contract.spec import TaskSpec
 
 
 def trie_of(model: HookedModel, spec: TaskSpec) -> LabelTrie:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench.random_tasks import random_task
-from calibration.export import export_fused
-from calibration.hooked import load_model
-from ifedicl_serve.prompt import token_ids
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import load_model
+from calibration.result.export import export_fused
+from ifedicl_serve.contract.prompt import token_ids
 from tests.engine.conftest import engine, request, scores
 from tests.engine.reference import hooked, trie_of
 

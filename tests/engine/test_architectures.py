@@ -21,11 +21,11 @@ from transformers import (
     OlmoeModel,
 )
 
-from bench.random_tasks import random_task
-from calibration.hooked import HookedModel, load_model, longest_prompt
-from ifedicl_serve.artifact import Artifact
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import HookedModel, load_model, longest_prompt
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
+from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.errors import ModelError
-from ifedicl_serve.plugin import ADAPTED_ARCHITECTURES
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
 from tests.engine.reference import hooked
 from tests.engine.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin

@@ -15,9 +15,9 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from api.batch.cli import classify
-from bench.random_tasks import random_task
-from calibration.hooked import load_model
+from api.batch.command import classify
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import load_model
 from tests.engine.reference import hooked
 
 LABELS = ("card", "card payment", "cash", "exchange rate")  # of several tokens: three nodes

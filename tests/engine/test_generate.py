@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from calibration.hooked import injected, load_model
-from ifedicl_serve.artifact import load_artifact
-from ifedicl_serve.injection import adapted_mask
+from calibration.model.hooked import injected, load_model
+from ifedicl_serve.contract.artifact import load_artifact
+from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.plugin.request import TaskRequest
 from tests.engine.conftest import engine, random_prompts
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ifedicl_serve.errors import ModelError
-from ifedicl_serve.folder import ArtifactIndex
+from ifedicl_serve.tasks.index import ArtifactIndex
 from tests.engine.conftest import engine, request, scores
 
 TOLERANCE = 1e-4  # as in test_agreement

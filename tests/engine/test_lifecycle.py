@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from bench.random_tasks import random_task
+from bench.serve.random_tasks import random_task
 from tests.processes import in_engine, metric, served, until
 
 LABELS = ("card", "card payment", "cash", "exchange rate")  # several tokens: two stages a text

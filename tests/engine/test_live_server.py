@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench.random_tasks import random_task
-from calibration.hooked import injected, load_model
-from ifedicl_serve.injection import adapted_mask
-from ifedicl_serve.prompt import token_ids
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import injected, load_model
+from ifedicl_serve.contract.injection import adapted_mask
+from ifedicl_serve.contract.prompt import token_ids
 from tests.engine.reference import hooked
 from tests.processes import ifedicl_serve
 

@@ -13,9 +13,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 from vllm.lora.request import LoRARequest
 
-from bench.random_tasks import random_task
-from calibration.hooked import load_model
-from ifedicl_serve.prompt import token_ids
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import load_model
+from ifedicl_serve.contract.prompt import token_ids
 from tests.engine.conftest import engine, random_prompts, request, run
 from tests.engine.reference import hooked, trie_of
 

@@ -17,8 +17,8 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from bench.random_tasks import random_task
-from calibration.hooked import load_model
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import load_model
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
 from tests.engine.reference import hooked
 from tests.engine.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin

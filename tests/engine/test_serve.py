@@ -13,10 +13,10 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bench.random_tasks import random_task
-from calibration.hooked import load_model
+from bench.serve.random_tasks import random_task
+from calibration.model.hooked import load_model
 from ifedicl_serve.client import Client
-from ifedicl_serve.signing import write_signature
+from ifedicl_serve.contract.signing import write_signature
 from tests.contract.keys import public_pem
 from tests.deploy.promql import served_names, unknown_metrics
 from tests.engine.reference import hooked

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bench.random_tasks import random_task
+from bench.serve.random_tasks import random_task
+from ifedicl_serve.contract.signing import write_signature
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
-from ifedicl_serve.signing import write_signature
 from tests.contract.keys import trusting
 from tests.engine.conftest import engine, random_prompts, scores
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
 
-from calibration.data import Example
-from calibration.federation.client import Owner
-from calibration.federation.client_app import client_app
-from calibration.federation.messages import Invitation
+from calibration.data.examples import Example
+from calibration.federation.client.app import client_app
+from calibration.federation.client.participant import Owner
+from calibration.federation.wire.messages import Invitation
 from calibration.settings import Settings
 from calibration.task import TaskDefinition
-from ifedicl_serve.identity import ModelIdentity
+from ifedicl_serve.contract.identity import ModelIdentity
 from tests.calibration.conftest import examples, llama, llama_folder, one_thread, task
 
 __all__ = ["examples", "llama", "llama_folder", "one_thread", "task"]

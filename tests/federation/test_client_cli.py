@@ -7,10 +7,10 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.common.config import parse_config_args
 
-from calibration.federation.cli import client
-from calibration.federation.client import Owner
-from calibration.federation.client_app import owner_from_node
-from calibration.federation.supernode import node_config
+from calibration.command.federate import client
+from calibration.federation.client.app import owner_from_node
+from calibration.federation.client.participant import Owner
+from calibration.federation.client.supernode import node_config
 
 
 def test_an_owner_survives_flowers_node_config(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import load_artifact
+from ifedicl_serve.contract.artifact import load_artifact
 from tests.federation.deployment import Deployment, deployed, kill, make_certificates, make_key
 from tests.federation.test_simulation import OPTIONS, ifedicl, labels_of
 

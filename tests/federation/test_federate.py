@@ -13,20 +13,21 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
 from calibration.calibrate import Outcome, calibrate
-from calibration.data import Example, split_held_out
-from calibration.federation import client_app, fleet
-from calibration.federation.answers import Answers
-from calibration.federation.fleet import Terms
-from calibration.federation.messages import FIT, Invitation, not_ok, tensor_record
-from calibration.federation.server import federate, outsized, refuse_coefficients
-from calibration.federation.server_app import LoggedProgress
-from calibration.hooked import HookedModel
+from calibration.data.examples import Example, split_held_out
+from calibration.federation.client import app as client_app
+from calibration.federation.client.answers import Answers
+from calibration.federation.coordinator import fleet
+from calibration.federation.coordinator.app import LoggedProgress
+from calibration.federation.coordinator.clients import federate, outsized, refuse_coefficients
+from calibration.federation.coordinator.fleet import Terms
+from calibration.federation.wire.messages import FIT, Invitation, not_ok, tensor_record
 from calibration.job import Job
+from calibration.model.hooked import HookedModel
 from calibration.progress import Progress
-from calibration.report import write_report
+from calibration.result.report import write_report
 from calibration.state import StateStore, fingerprint
 from calibration.task import TaskDefinition
-from ifedicl_serve.artifact import load_artifact
+from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.errors import DataError, FederationError, QuorumError
 from tests.federation.conftest import SETTINGS, LoopGrid
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from calibration.federation import fleet, server_app
-from calibration.federation.fleet import Terms
-from calibration.federation.messages import FIT, Invitation
-from calibration.federation.server_app import FederationJob
+from calibration.federation.coordinator import app as server_app
+from calibration.federation.coordinator import fleet
+from calibration.federation.coordinator.app import FederationJob
+from calibration.federation.coordinator.fleet import Terms
+from calibration.federation.wire.messages import FIT, Invitation
 from ifedicl_serve.errors import DataError, FederationError, QuorumError
 from tests.federation.conftest import LoopGrid
 

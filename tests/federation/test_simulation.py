@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from calibration.federation.cli import federate
-from calibration.federation.messages import Invitation
-from calibration.federation.server_app import FederationJob
+from calibration.command.federate import federate
+from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.simulate import data_digests, owners_of
+from calibration.federation.wire.messages import Invitation
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import DataError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.federation.transport import WIRES, decode, encode, encoded_bytes
+from calibration.federation.wire.tensors import WIRES, decode, encode, encoded_bytes
 from ifedicl_serve.errors import FederationError
 
 SHAPE = (3, 2, 64)

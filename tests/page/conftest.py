@@ -10,9 +10,10 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from transformers import AutoTokenizer
 
-from ifedicl_serve.artifact import CalibrationRecord, Label, save_artifact
-from ifedicl_serve.prompt import PromptTemplate
-from ifedicl_serve.registry import TaskRegistry
+from ifedicl_serve.contract.artifact import save_artifact
+from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.contract.spec import CalibrationRecord, Label
+from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import TINY_QWEN2, application, running
 from tests.api.fake_engine import FakeEngine
 from tests.contract.factory import MODEL, make_artifact, make_spec, make_vectors

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from api.page import STATIC
+from api.http.page import STATIC
 from tests.page.conftest import MARKUP
 from tests.page.pages import classify, drop
 

@@ -1,0 +1,1 @@
+"""Classification without HTTP: a task and texts in, label probabilities out."""

@@ -1,0 +1,1 @@
+"""The routes, and the one place where errors become HTTP."""

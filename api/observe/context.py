@@ -1,0 +1,44 @@
+"""The request being answered: its id, its key's tasks, and what the log and metrics say of it.
+
+Set by the outermost middleware; a context variable, because vLLM's own serving objects pass no
+request on to the places that need it.
+"""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from starlette.types import Scope
+
+from api.access.keys import TaskPatterns
+
+
+@dataclass
+class RequestContext:
+    """Filled in as the request is understood; holds no text of the caller's."""
+
+    id: str = field(default_factory=lambda: uuid4().hex)
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    allowed: TaskPatterns | None = None  # None: every task
+    task: str = ""  # the name of a task that exists
+    texts: int = 0
+    error: str = ""  # the kind of error it is answered with
+
+
+_current: ContextVar[RequestContext] = ContextVar("ifedicl_request")
+
+
+def current_request() -> RequestContext:
+    """That of the running request; outside of any, one that nobody reads."""
+    return _current.get(None) or RequestContext()
+
+
+def enter_request(context: RequestContext) -> None:
+    """Make it the current one for this asyncio task and those it starts."""
+    _current.set(context)
+
+
+def path_of(scope: Scope) -> str:
+    """The path below --root-path, percent-decoded."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))

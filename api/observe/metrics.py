@@ -1,0 +1,55 @@
+"""What an API process counts per task, for Prometheus, in vLLM's naming style.
+
+A task is a label only if it exists, so strangers cannot make series; a removed task's stay until
+the server restarts. Workers count their loads in `ifedicl_serve.plugin.counters`.
+"""
+
+from collections.abc import Sequence
+
+from prometheus_client import Counter, Gauge, Histogram, Summary
+
+from api.classify.classifier import Scored
+from api.observe.context import RequestContext
+from ifedicl_serve.tasks.task import Task
+
+# As vLLM's latency histograms, from a millisecond on.
+LATENCY_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+# Coarser: every bucket is a line of /metrics for every task.
+QUEUE_S = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
+
+REQUESTS = Counter("ifedicl:request", "Classify requests answered.", ["task", "status"])
+ERRORS = Counter("ifedicl:request_errors", "Classify requests not served.", ["task", "kind"])
+LATENCY = Histogram(
+    "ifedicl:e2e_request_latency_seconds", "Of classify requests.", ["task"], buckets=LATENCY_S
+)
+QUEUE_TIME = Histogram(
+    "ifedicl:request_queue_time_seconds", "In the engine's queue.", ["task"], buckets=QUEUE_S
+)
+TEXTS = Counter("ifedicl:texts", "Texts classified.", ["task"])
+PROMPT_TOKENS = Counter("ifedicl:prompt_tokens", "Prompt tokens of texts classified.", ["task"])
+CACHED_TOKENS = Counter("ifedicl:cached_tokens", "Of those, from the prefix cache.", ["task"])
+LABELS = Counter("ifedicl:label", "Texts given this label.", ["task", "label"])
+TOP_SCORE = Summary("ifedicl:top_score", "Probability of the label given to a text.", ["task"])
+IN_FLIGHT = Gauge("ifedicl:texts_in_flight", "Texts being classified.", multiprocess_mode="livesum")
+TASKS = Gauge("ifedicl:tasks", "Artifacts by status.", ["status"], multiprocess_mode="livemax")
+
+
+def count_request(context: RequestContext, status: int, seconds: float) -> None:
+    """A classify request that ended, well or not."""
+    REQUESTS.labels(context.task, str(status)).inc()
+    LATENCY.labels(context.task).observe(seconds)
+    if status >= 400:
+        ERRORS.labels(context.task, context.error or "Error").inc()
+
+
+def count_texts(task: Task, scored: Sequence[Scored]) -> None:
+    """Texts that were classified."""
+    TEXTS.labels(task.name).inc(len(scored))
+    PROMPT_TOKENS.labels(task.name).inc(sum(result.prompt_tokens for result in scored))
+    CACHED_TOKENS.labels(task.name).inc(sum(result.cached_tokens for result in scored))
+    for result in scored:
+        best = int(result.probabilities.argmax())
+        LABELS.labels(task.name, task.spec.labels[best].name).inc()
+        TOP_SCORE.labels(task.name).observe(float(result.probabilities[best]))

@@ -1,0 +1,1 @@
+"""All contact of `api` with what vLLM does not publish, one file each."""

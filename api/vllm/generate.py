@@ -1,0 +1,106 @@
+"""Tasks as models of vLLM's own completion routes, under their names, as LoRA users know it.
+
+Adapts vLLM's serving objects (vllm/entrypoints/openai) and its list of models; its routes,
+protocols and streams stay as they are. Knows no prompts: what a caller sends is what is adapted.
+"""
+
+from copy import copy
+from typing import Any
+
+from api.access.allowed import find_task, visible_tasks
+from api.observe.context import current_request
+from ifedicl_serve.errors import InputError
+from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.tasks.registry import TaskRegistry
+from ifedicl_serve.tasks.task import unavailable
+
+
+def serve_tasks_as_models(state: Any, registry: TaskRegistry) -> None:
+    """Let `/v1/completions` and `/v1/chat/completions` take a task's name as `model`."""
+    state.openai_serving_completion = TaskServing(state.openai_serving_completion, registry)
+    state.openai_serving_chat = TaskServing(state.openai_serving_chat, registry)
+
+
+class TaskServing:
+    """One of vLLM's serving objects, for which tasks are models too.
+
+    A name of the base model's (or of a LoRA adapter) means that, also if a task has it. Raises
+    TaskNotFoundError, InputError, and TaskUnavailableError (a stream ends with vLLM's error).
+    """
+
+    def __init__(self, serving: Any, registry: TaskRegistry) -> None:
+        self.serving = serving
+        self.registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.serving, name)
+
+    async def create_completion(self, request: Any, raw_request: Any = None) -> Any:
+        """As `OpenAIServingCompletion`."""
+        return await self._create("create_completion", request, raw_request)
+
+    async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
+        """As `OpenAIServingChat`."""
+        return await self._create("create_chat_completion", request, raw_request)
+
+    async def _create(self, method: str, request: Any, raw_request: Any) -> Any:
+        models, name, context = self.serving.models, request.model, current_request()
+        limited = context.allowed is not None  # to tasks: the base model is none
+        if not limited and (not name or models.is_base_model(name) or name in models.lora_requests):
+            return await getattr(self.serving, method)(request, raw_request)
+
+        from vllm.exceptions import GenerationError
+
+        task = await find_task(visible_tasks(self.registry), name or "")
+        context.task = task.name
+        if request.use_beam_search:
+            raise InputError("beam search drops what names a task; leave use_beam_search out")
+        adapted = copy(self.serving)
+        adapted.models = NamedModel(models, name)
+        asked = TaskRequest(task.digest, generation=task.generation)
+        request.vllm_xargs = (request.vllm_xargs or {}) | asked.extra_kwargs()
+        try:
+            return await getattr(adapted, method)(request, raw_request)
+        except GenerationError as error:
+            raise unavailable(task) from error
+
+
+class NamedModel:
+    """vLLM's models, with one more name for the base model."""
+
+    def __init__(self, models: Any, name: str) -> None:
+        self.models = models
+        self.name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.models, name)
+
+    def is_base_model(self, model_name: str) -> bool:
+        return model_name == self.name or self.models.is_base_model(model_name)
+
+    def model_name(self, lora_request: Any = None) -> str:
+        """The name in a response."""
+        return self.name
+
+
+class ListedModels:
+    """vLLM's models, with the tasks in their list (`GET /v1/models`)."""
+
+    def __init__(self, models: Any, registry: TaskRegistry) -> None:
+        self.models = models
+        self.registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.models, name)
+
+    async def show_available_models(self) -> Any:
+        """The base model and every task as its child; for a key with tasks of its own, those."""
+        listed = await self.models.show_available_models()
+        base = listed.data[0]
+        tasks = [
+            base.model_copy(update={"id": name, "root": str(task.folder), "parent": base.id})
+            for name, task in visible_tasks(self.registry).tasks.items()
+        ]
+        limited = current_request().allowed is not None
+        listed.data = tasks if limited else [*listed.data, *tasks]
+        return listed

@@ -1,0 +1,89 @@
+"""What `ifedicl serve` and `ifedicl classify` have in common when they start vLLM for tasks."""
+
+import argparse
+import os
+from importlib.metadata import entry_points
+from typing import Any
+
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
+from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.errors import ModelError
+from ifedicl_serve.plugin.config import TaskConfig
+
+# Entry point groups that VLLM_PLUGINS filters once it is set; unset, vLLM loads all of them.
+GATED_GROUPS = (
+    "vllm.general_plugins",
+    "vllm.platform_plugins",
+    "vllm.io_processor_plugins",
+    "vllm.stat_logger_plugins",
+)
+# vLLM flags that would serve something else than what --model names and tasks are checked against.
+OTHER_MODEL_FLAGS = (
+    "revision",
+    "tokenizer",
+    "tokenizer_revision",
+    "quantization",
+    "tokenizer_mode",
+    "hf_config_path",
+    "hf_overrides",
+    "weight_transfer_config",  # weights pushed into a running engine
+)
+# vLLM flags that keep KV outside of the engine, where our salt may not reach: connectors look it
+# up by tokens (ExampleConnector, LMCache) or by what a caller says (NIXL's `kv_transfer_params`).
+OUTSIDE_KV_FLAGS = ("kv_transfer_config", "kv_offloading_size")
+# vLLM flags that we set ourselves.
+OWN_FLAGS = ("convert", "pooler_config", "additional_config")
+
+
+def adapted_architecture(model: str) -> str:
+    """Our class for a checkpoint's architecture. Raises ModelError if there is none."""
+    architecture = ModelIdentity.of(model).architecture
+    if architecture not in ADAPTED_ARCHITECTURES:
+        raise ModelError(
+            f"{model} is a {architecture}, tasks are served on "
+            f"{', '.join(ADAPTED_ARCHITECTURES)}; choose a checkpoint of one of these"
+        )
+    return ADAPTED_ARCHITECTURES[architecture]
+
+
+def enable_plugins(*ours: str) -> None:
+    """Name our plugins in VLLM_PLUGINS. vLLM loads endpoint plugins only by name, and the same
+    variable gates all other plugins: those that it would load without it are named too."""
+    if "VLLM_PLUGINS" in os.environ:
+        named = [name for name in os.environ["VLLM_PLUGINS"].split(",") if name]
+    else:
+        named = [entry.name for group in GATED_GROUPS for entry in entry_points(group=group)]
+    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, *ours]))
+
+
+def configure_engine(args: Any, runner: str, architecture: str, tasks: TaskConfig) -> None:
+    """Set what makes vLLM's engine one for tasks in its parsed arguments."""
+    from vllm.config import PoolerConfig
+
+    args.runner = runner
+    if runner == "pooling":
+        args.pooler_config = PoolerConfig(task="classify")
+    args.hf_overrides = {"architectures": [architecture]}
+    args.additional_config = tasks
+
+
+def refuse_flags(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, defaults: argparse.Namespace
+) -> None:
+    """End with a usage error if a flag was given that tasks cannot be served with."""
+
+    def given(flag: str) -> bool:
+        return getattr(args, flag) != getattr(defaults, flag)
+
+    for flag in filter(given, OTHER_MODEL_FLAGS):
+        parser.error(
+            f"--{flag.replace('_', '-')} would serve another model than the one tasks are checked "
+            "against; give --model a local folder of what is to be served"
+        )
+    for flag in filter(given, OUTSIDE_KV_FLAGS):
+        parser.error(
+            f"--{flag.replace('_', '-')} could give a task the KV of another: what keeps KV "
+            "outside of the engine may look it up by tokens alone; leave it out"
+        )
+    for flag in filter(given, OWN_FLAGS):
+        parser.error(f"--{flag.replace('_', '-')} is set by ifedicl; leave it out")

@@ -1,0 +1,41 @@
+"""How long texts wait in the engine's queue, per task: vLLM knows it per engine request.
+
+A stat logger of vLLM's (vllm/v1/metrics/loggers.py), which hands over the requests that finished
+in a step with the ids that `api.classify.engine` gave them.
+"""
+
+from typing import Any
+
+from vllm.v1.metrics.loggers import AggregateStatLoggerBase
+
+from api.classify.engine import task_of
+from api.observe import metrics
+
+
+class QueueTime(AggregateStatLoggerBase):
+    """Counts for Prometheus; logs nothing."""
+
+    def __init__(self) -> None:
+        pass  # it needs to know nothing of the engine
+
+    def record(
+        self,
+        scheduler_stats: Any,
+        iteration_stats: Any,
+        mm_cache_stats: Any = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """After a step of the engine."""
+        for request in iteration_stats.finished_requests if iteration_stats else ():
+            task = task_of(request.request_id)
+            if task is not None:
+                metrics.QUEUE_TIME.labels(task).observe(request.queued_time)
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+
+def record_queue_time(engine_client: Any) -> None:
+    """Add it to an engine client's loggers; with --disable-log-stats there are none."""
+    if engine_client.logger_manager is not None:
+        engine_client.logger_manager.stat_loggers.append(QueueTime())

@@ -1,0 +1,1 @@
+"""The commands people type: options, checks and what is shown. Computes nothing."""

@@ -1,0 +1,107 @@
+"""`ifedicl inspect`, `sign` and `export`: what is done with a calibrated task.
+
+torch and transformers are imported inside the command, so that --help is quick.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from calibration.command.arguments import (
+    Model,
+    Task,
+)
+from calibration.command.tables import artifact_table
+from ifedicl_serve.command import run_command
+from ifedicl_serve.errors import DataError
+
+
+def inspect(argv: Sequence[str]) -> int:
+    """Show what an artifact holds."""
+    return run_command("inspect", _inspect, argv)
+
+
+def sign(argv: Sequence[str]) -> int:
+    """Sign artifacts, for servers that ask for it."""
+    return run_command("sign", _sign, argv)
+
+
+def export(argv: Sequence[str]) -> int:
+    """Fold a task into a plain checkpoint."""
+    return run_command("export", _export, argv)
+
+
+def _inspect(
+    artifact: Annotated[Path, typer.Argument(help="Folder of a calibrated task.")],
+    trusted_keys: Annotated[
+        Path | None,
+        typer.Option(help="PEM file of public keys, of which one must have signed the task."),
+    ] = None,
+) -> None:
+    """Show what an artifact holds, after every check serving makes."""
+    from ifedicl_serve.contract.artifact import load_artifact
+    from ifedicl_serve.contract.signing import TrustedKeys, fingerprint, read_signature
+
+    loaded = load_artifact(artifact)
+    signature = "none"
+    if trusted_keys:
+        signer = TrustedKeys.read(trusted_keys).signer_of(artifact, loaded.digest)
+        signature = f"by trusted key {fingerprint(signer)}"
+    elif read_signature(artifact):
+        signature = "not checked; give --trusted-keys"
+    Console().print(artifact_table(loaded, signature))
+
+
+def _sign(
+    tasks: Annotated[list[Path], typer.Argument(help="Folders of calibrated tasks.")],
+    key: Annotated[
+        Path,
+        typer.Option(
+            help="PEM file of an Ed25519 private key (openssl genpkey -algorithm ed25519); "
+            "servers are given its public key (openssl pkey -pubout) as --trusted-keys."
+        ),
+    ],
+) -> None:
+    """Sign artifacts with your key, so that a server with --trusted-keys serves them.
+
+    All are checked before the first is signed. Calibrating a task again removes its signature.
+    """
+    from ifedicl_serve.contract.artifact import load_artifact
+    from ifedicl_serve.contract.signing import (
+        fingerprint,
+        public_bytes,
+        read_signing_key,
+        write_signature,
+    )
+
+    private_key = read_signing_key(key)
+    digests = {task: load_artifact(task).digest for task in tasks}
+    for task, digest in digests.items():
+        write_signature(task, digest, private_key)
+        name = fingerprint(public_bytes(private_key.public_key()))
+        Console().print(f"signed {task} (digest {digest[:16]}) with key {name}")
+
+
+def _export(
+    model: Model,
+    task: Task,
+    out: Annotated[Path, typer.Option(help="Folder for the new checkpoint.")],
+    fused: Annotated[
+        bool, typer.Option("--fused", help="Fold the task into the weights (the only kind).")
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="fp32 or bf16 weights.")] = "bf16",
+) -> None:
+    """Write a plain Hugging Face checkpoint with the task folded in; any engine runs it."""
+    from calibration.command import prepare as commands
+    from calibration.result.export import export_fused
+    from ifedicl_serve.contract.artifact import load_artifact
+    from ifedicl_serve.contract.identity import ModelIdentity
+
+    if not fused:
+        raise DataError("nothing to do without --fused, the only kind of export; add it")
+    artifact = load_artifact(task, ModelIdentity.of(model))
+    export_fused(commands.open_model(model, dtype, "cpu"), model, artifact, out)
+    Console().print(f"wrote {out}: {model} with task {artifact.spec.name} folded in")

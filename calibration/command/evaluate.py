@@ -1,0 +1,68 @@
+"""`ifedicl evaluate`: options and output, no computing.
+
+torch and transformers are imported inside the command, so that --help is quick.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from calibration.command.arguments import (
+    Device,
+    Dtype,
+    LabelColumn,
+    Model,
+    Seed,
+    Task,
+    TextColumn,
+)
+from calibration.command.tables import metrics_table
+from ifedicl_serve.command import run_command
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Accuracy zero-shot, few-shot and adapted."""
+    return run_command("evaluate", _evaluate, argv)
+
+
+def _evaluate(
+    model: Model,
+    task: Task,
+    data: Annotated[Path, typer.Option(help="Labelled rows to classify.")],
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Labelled rows for few-shot prompts and the mean label logit."),
+    ] = None,
+    shots: Annotated[int, typer.Option(min=1, help="Demonstrations in a few-shot prompt.")] = 8,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    dtype: Dtype = "fp32",
+    device: Device = "auto",
+    seed: Seed = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the numbers here.")
+    ] = None,
+) -> None:
+    """Accuracy, log-loss and macro-F1 without adaptation, with a few-shot prompt, and adapted."""
+    from calibration.command import prepare as commands
+    from calibration.data.examples import check_labels, read_examples
+    from calibration.stages.evaluate import compare
+    from ifedicl_serve.contract.artifact import load_artifact
+    from ifedicl_serve.contract.identity import ModelIdentity
+
+    artifact = load_artifact(task, ModelIdentity.of(model))
+    names = [label.name for label in artifact.spec.labels]
+    examples = read_examples(data, text_column, label_column)
+    demonstrations = read_examples(train, text_column, label_column) if train else []
+    check_labels(examples, names, str(data))
+    check_labels(demonstrations, names, str(train))
+    hooked = commands.open_model(model, dtype, device)
+    metrics = compare(hooked, artifact, examples, demonstrations, shots, seed)
+    Console().print(metrics_table(f"{artifact.spec.name}: {len(examples)} rows", metrics))
+    if json_file:
+        record = {"task": artifact.spec.name, "n": len(examples), "shots": shots}
+        json_file.write_text(json.dumps(record | {"metrics": metrics}, indent=2) + "\n")

@@ -1,0 +1,228 @@
+"""`ifedicl federate` and `ifedicl client`: options and output, no computing."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from calibration.command.arguments import (
+    SEPARATOR,
+    TEMPLATE,
+    Aggregation,
+    BatchSize,
+    Delta,
+    Demonstrations,
+    Device,
+    Dtype,
+    Epsilon,
+    GradientClip,
+    LabelColumn,
+    Layers,
+    LearningRate,
+    LocalSteps,
+    Loss,
+    Model,
+    Name,
+    Out,
+    Rounds,
+    Seed,
+    Separator,
+    Sites,
+    Template,
+    TextColumn,
+    VectorClip,
+)
+from calibration.settings import Settings
+from ifedicl_serve.command import run_command
+from ifedicl_serve.errors import FederationError
+
+# Flower tells its makers about every run unless it is told not to.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+
+def federate(argv: Sequence[str]) -> int:
+    """Calibrate with clients on their own machines."""
+    return run_command("federate", _federate, argv)
+
+
+def client(argv: Sequence[str]) -> int:
+    """Take part in a federation with your own data."""
+    return run_command("client", _client, argv)
+
+
+def partition(argv: Sequence[str]) -> int:
+    """Share one file out among simulated clients."""
+    return run_command("partition", _partition, argv)
+
+
+def _federate(
+    model: Model,
+    out: Out,
+    labels: Annotated[str, typer.Option(help="name,name=words,... or @labels.json")],
+    clients: Annotated[
+        int | None, typer.Option(help="How many clients to wait for (default: those simulated).")
+    ] = None,
+    superlink: Annotated[
+        str | None, typer.Option(help="SuperLink connection named in Flower's config.toml.")
+    ] = None,
+    simulate: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run here instead: a client's file (repeat), or a folder of them."),
+    ] = None,
+    quorum: Annotated[
+        int | None, typer.Option(help="Fewest clients that must answer (default: all).")
+    ] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for clients.")] = 600,
+    timeout: Annotated[float, typer.Option(help="Seconds a stage may take.")] = 3600,
+    name: Name = None,
+    template: Template = TEMPLATE,
+    separator: Separator = SEPARATOR,
+    layers: Layers = "all",
+    sites: Sites = "attn,mlp",
+    loss: Loss = Settings.loss,
+    rounds: Rounds = Settings.rounds,
+    local_steps: LocalSteps = Settings.local_steps,
+    lr: LearningRate = Settings.learning_rate,
+    batch_size: BatchSize = Settings.batch_size,
+    demonstrations: Demonstrations = Settings.demonstrations,
+    aggregation: Aggregation = Settings.aggregation,
+    wire: Annotated[str, typer.Option(help="Context vector as fp32, fp16 or int8.")] = "fp32",
+    epsilon: Epsilon = Settings.epsilon,
+    delta: Delta = Settings.delta,
+    vector_clip: VectorClip = Settings.vector_clip,
+    gradient_clip: GradientClip = Settings.gradient_clip,
+    held_out: Annotated[
+        float, typer.Option(help="Of a simulated client's rows, the part to measure on.")
+    ] = 0.2,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    seed: Seed = 0,
+) -> None:
+    """Coordinate a calibration whose clients keep their data, over Flower."""
+    from calibration.command.parse import parse_labels, unescape
+    from calibration.command.prepare import define_task
+    from calibration.federation.coordinator.app import FederationJob
+    from calibration.federation.coordinator.fleet import Terms
+    from calibration.federation.coordinator.submit import prepare_invitation, submit
+    from calibration.federation.simulate import data_digests, owners_of
+    from calibration.federation.simulate import simulate as run_here
+    from calibration.stages.robust import refuse_few_voters
+    from ifedicl_serve.contract.artifact import refuse_occupied
+
+    refuse_occupied(out)
+    named = parse_labels(labels, [])
+    if (superlink is None) == (simulate is None):
+        raise FederationError("give either --superlink or --simulate")
+    owners = owners_of(simulate or [], model, text_column, label_column, held_out)
+    expected = clients or len(owners)
+    terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
+    refuse_few_voters(aggregation, terms.quorum)
+    invitation = prepare_invitation(
+        model,
+        define_task(name or out.name, unescape(template), unescape(separator), named),
+        layers,
+        sites,
+        wire,
+        loss=loss,
+        rounds=rounds,
+        local_steps=local_steps,
+        learning_rate=lr,
+        batch_size=batch_size,
+        demonstrations=demonstrations,
+        aggregation=aggregation,
+        epsilon=epsilon,
+        delta=delta,
+        vector_clip=vector_clip,
+        gradient_clip=gradient_clip,
+        seed=seed,
+    )
+    job = FederationJob(
+        invitation=invitation,
+        terms=terms,
+        out=out.resolve(),
+        state=(out.parent / f".{out.name}.state").resolve(),
+        report=(out / "report").resolve(),
+        data=data_digests(owners, invitation),
+    )
+    if superlink is None:
+        run_here(job, owners)
+    else:
+        submit(job, superlink)
+
+
+def _client(
+    model: Model,
+    data: Annotated[Path, typer.Option(help="Your labelled examples; they stay here.")],
+    client: Annotated[int, typer.Option(help="Your number in the federation, from 0.")],
+    superlink: Annotated[str, typer.Option(help="Address of the SuperLink, HOST:PORT.")],
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="Certificate authority of the SuperLink (PEM).")
+    ] = None,
+    private_key: Annotated[
+        Path | None, typer.Option(help="Your key, known to the SuperLink.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="No TLS: only for trying out on one machine.")
+    ] = False,
+    held_out: Annotated[float, typer.Option(help="Part of your rows to measure on.")] = 0.2,
+    max_epsilon: Annotated[
+        float, typer.Option(help="Weakest differential privacy you agree to; 0: any, or none.")
+    ] = 0.0,
+    max_delta: Annotated[float, typer.Option(help="With --max-epsilon: largest delta.")] = 1e-5,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of what you answered with differential privacy, to be given again "
+            "(default: hidden, beside --data)."
+        ),
+    ] = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    dtype: Dtype = "fp32",
+    device: Device = "auto",
+) -> None:
+    """Take part in a federation; vectors, coefficients, counts and metrics leave, never text.
+
+    Runs until it is stopped (Ctrl-C).
+    """
+    from calibration.federation.client.participant import Owner
+    from calibration.federation.client.supernode import run_supernode
+
+    owner = Owner(
+        client,
+        str(Path(model).resolve()) if Path(model).is_dir() else model,
+        data.resolve(),
+        text_column,
+        label_column,
+        held_out,
+        dtype,
+        device,
+        max_epsilon,
+        max_delta,
+        (answers or data.parent / f".{data.name}.answers").resolve(),
+    )
+    owner.examples()  # a mistyped file is an error now, not a refusal when the coordinator comes
+    run_supernode(owner, superlink, root_certificates, private_key, insecure)
+
+
+def _partition(
+    data: Annotated[Path, typer.Option(help="Labelled examples to share out.")],
+    how: Annotated[
+        str, typer.Option(help="iid, dirichlet:ALPHA, label, or contradictory:N (of them).")
+    ],
+    clients: Annotated[int, typer.Option(help="Number of clients.")],
+    out: Annotated[Path, typer.Option(help="Folder for one file a client.")],
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    seed: Seed = 0,
+) -> None:
+    """Share one file out among simulated clients."""
+    from calibration.data.examples import read_examples
+    from calibration.data.partition import split, write_clients
+
+    rows = read_examples(data, text_column, label_column)
+    paths = write_clients(split(rows, how, clients, seed), out)
+    typer.echo(f"wrote {len(paths)} files to {out}")

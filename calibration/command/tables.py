@@ -1,0 +1,45 @@
+"""Artifacts and metrics as tables on a console."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from ifedicl_serve.contract.artifact import Artifact
+
+
+def metrics_table(title: str, metrics: dict[str, dict[str, float]]) -> Table:
+    """One row a method."""
+    table = Table("", "accuracy", "log-loss", "macro-F1", title=title)
+    for name, values in metrics.items():
+        numbers = (values["accuracy"], values["log_loss"], values["macro_f1"])
+        table.add_row(name.replace("_", " "), *(f"{number:.4f}" for number in numbers))
+    return table
+
+
+def artifact_table(artifact: Artifact, signature: str) -> Table:
+    """What the artifact holds and how it was made; `signature` says who vouches for it."""
+    spec = artifact.spec
+    rows = {
+        "digest": artifact.digest,
+        "signature": signature,
+        "base model": f"{spec.model.name} ({spec.model.architecture})",
+        "template": json.dumps(spec.prompt.template),
+        "labels": ", ".join(f"{label.name}={label.verbalization}" for label in spec.labels),
+        "layers": ",".join(map(str, spec.layers)),
+        "sites": ",".join(spec.sites),
+        "shape": f"{spec.num_layers} layers, hidden size {spec.hidden_size}",
+        "clients": ", ".join(map(str, spec.calibration.client_sizes)),
+        "coefficients": f"{artifact.coefficients.min():.3f} to {artifact.coefficients.max():.3f}",
+    }
+    record = spec.calibration
+    for values in (record.settings, record.metrics, record.wire_bytes, record.versions):
+        rows |= {key: str(value) for key, value in values.items() if key not in rows}
+    table = Table("field", Column("value", overflow="fold"), title=f"task {spec.name}")
+    for key, value in rows.items():
+        table.add_row(key, escape(value))
+    return table

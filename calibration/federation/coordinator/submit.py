@@ -1,0 +1,74 @@
+"""Before a federation runs: what the clients will be asked, and handing it to a SuperLink."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import AutoConfig, AutoTokenizer
+
+from calibration.command.parse import first_problem, parse_layers, parse_sites
+from calibration.federation.coordinator.app import FederationJob
+from calibration.federation.coordinator.clients import federated_spec
+from calibration.federation.scripts import SCRIPTS
+from calibration.federation.wire.messages import Invitation
+from calibration.settings import Settings
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import SITES
+from ifedicl_serve.errors import FederationError, ModelError
+
+APP = Path(__file__).parents[1] / "app"
+JOB_FILE = "federation.json"
+
+
+def prepare_invitation(
+    model: str, task: TaskDefinition, layers: str, sites: str, wire: str, **settings: Any
+) -> Invitation:
+    """An invitation that has passed every check an artifact must pass.
+
+    Reads the model's config and tokenizer, not its weights beyond a sample for its identity.
+    """
+    identity = ModelIdentity.of(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+        task.trie(AutoTokenizer.from_pretrained(model))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read model {model!r}: {error}") from error
+    try:
+        invitation = Invitation(
+            name=task.name,
+            prompt=task.prompt,
+            labels=task.labels,
+            model=identity,
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            settings=Settings(
+                layers=parse_layers(layers, config.num_hidden_layers),
+                sites=parse_sites(sites, SITES),  # type: ignore[arg-type]
+                **settings,
+            ),
+            wire=wire,  # type: ignore[arg-type]
+        )
+        federated_spec(invitation, sizes=(), measured={}, losses=())
+    except ValidationError as error:
+        raise first_problem(error) from error
+    return invitation
+
+
+def submit(job: FederationJob, superlink: str) -> None:
+    """Run the job as a Flower run on a SuperLink and show its log. Raises FederationError.
+
+    `superlink` is the name of a connection in Flower's config.toml. The ServerApp removes the
+    job's file when it has written the artifact.
+    """
+    path = job.state / JOB_FILE
+    job.write(path)
+    command = [str(SCRIPTS / "flwr"), "run", str(APP), superlink, "--stream", "--run-config"]
+    status = subprocess.run([*command, f"job={json.dumps(str(path))}"]).returncode
+    if status != 0 or path.exists():
+        raise FederationError(
+            "the run ended without an artifact, its log says why; run the same command again to "
+            "go on where it stopped"
+        )

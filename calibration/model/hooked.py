@@ -1,0 +1,211 @@
+"""A Hugging Face decoder whose two injection sites per layer can be read and written.
+
+This file knows modules and hooks; it refuses to know tasks, labels and files. Sequences are
+padded on the right and run without an attention mask: attention is causal, so no token sees
+the padding behind it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
+from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, Site, inject
+from ifedicl_serve.errors import DataError, ModelError
+
+SITE_MODULES: dict[Site, str] = {"attn": "self_attn", "mlp": "mlp"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+Edit = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise of `scale` times each token's norm, from a generator on its device."""
+
+    scale: float
+    generator: torch.Generator
+
+    def __call__(self, h: Tensor) -> Tensor:
+        noise = torch.randn(h.shape, generator=self.generator, device=h.device, dtype=torch.float32)
+        norm = h.detach().float().norm(dim=-1, keepdim=True)
+        return (h.float() + self.scale * norm * noise).to(h.dtype)
+
+
+class HookedModel:
+    """A frozen causal language model and its tokenizer, with its decoder layers found."""
+
+    def __init__(self, network: Any, tokenizer: Any) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.layers = decoder_layers(network)
+        self.hidden_size: int = network.config.hidden_size
+        self.max_tokens = longest_prompt(network.config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def hidden(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Final hidden states [batch, longest, hidden] of token sequences."""
+        longest = max(map(len, sequences))
+        if longest > self.max_tokens:
+            raise DataError(
+                f"a prompt has {longest} tokens, the model reads at most {self.max_tokens}; "
+                "shorten the text or use fewer demonstrations"
+            )
+        padded = [list(ids) + [0] * (longest - len(ids)) for ids in sequences]
+        ids = torch.tensor(padded, device=self.device)
+        return self.network.model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def logits(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+        """Float32 logits [..., tokens] of the given vocabulary rows, or of all of them."""
+        head = self.network.lm_head
+        if tokens is None:
+            return self._scaled(head(hidden).float())
+        rows = list(tokens)
+        bias = None if head.bias is None else head.bias[rows].float()
+        return self._scaled(nn.functional.linear(hidden.float(), head.weight[rows].float(), bias))
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        """What some networks do behind lm_head: Gemma caps, Granite divides, Cohere multiplies."""
+        config = self.network.config
+        cap = getattr(config, "final_logit_softcapping", None)
+        if cap is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+
+
+def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedModel:
+    """Load a local checkpoint folder or hub model, frozen. Raises ModelError."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r} is unknown (known: {', '.join(DTYPES)})")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name)
+        _dequantise_when_loaded(config)
+        network: Any = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=DTYPES[dtype]
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"cannot load model {name!r}: {error}; give a Hugging Face checkpoint folder or hub "
+            "name of a causal language model"
+        ) from error
+    if getattr(network.config, "attn_logit_softcapping", None):
+        network.set_attn_implementation("eager")  # Gemma 2: PyTorch's own attention has no cap
+    return HookedModel(network.to(device), tokenizer)
+
+
+def _dequantise_when_loaded(config: Any) -> None:
+    """compressed-tensors would do it when the whole network is first called, which `hidden`, that
+    calls its decoder, never does."""
+    quantization = getattr(config, "quantization_config", None) or {}
+    if quantization.get("quant_method") == "compressed-tensors":
+        quantization["dequantize"] = True
+
+
+def decoder_layers(network: Any) -> list[nn.Module]:
+    """The decoder layers, each with both sites. Raises ModelError if they cannot be served."""
+    name = type(network).__name__
+    if name not in ADAPTED_ARCHITECTURES:
+        raise ModelError(
+            f"{name} is not among the architectures whose attention and MLP can be adapted "
+            f"({', '.join(ADAPTED_ARCHITECTURES)}); use a checkpoint of one of these"
+        )
+    return list(network.model.layers)
+
+
+def longest_prompt(config: Any) -> int:
+    """How many tokens a prompt may have. With LongRoPE (Phi-3) the original context: beyond it
+    the longest prompt of a batch, or vLLM's --max-model-len, changes what all others mean."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return rope["original_max_position_embeddings"]
+    return config.max_position_embeddings
+
+
+def last_tokens(hidden: Tensor, sequences: Sequence[Sequence[int]]) -> Tensor:
+    """The rows [batch, hidden] of `hidden` [batch, longest, hidden] at each last real token."""
+    last = torch.tensor([len(ids) - 1 for ids in sequences], device=hidden.device)
+    return hidden[torch.arange(len(last), device=hidden.device), last]
+
+
+@contextmanager
+def recorded(model: HookedModel, sequences: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    """Yield [batch, layers, 2, hidden], float32, which the next forward pass over `sequences`
+    fills with each site's output at the last token."""
+    shape = (len(sequences), model.num_layers, len(SITES), model.hidden_size)
+    outputs = torch.zeros(shape, device=model.device)
+
+    def keep(layer: int, site: int) -> Edit:
+        def edit(h: Tensor) -> None:
+            outputs[:, layer, site] = last_tokens(h, sequences).float()
+
+        return edit
+
+    with _edited(model, keep, torch.ones(model.num_layers, len(SITES), dtype=torch.bool)):
+        yield outputs
+
+
+@contextmanager
+def injected(
+    model: HookedModel,
+    context_vector: Tensor,
+    coefficients: Tensor,
+    mask: Tensor,
+    noise: Noise | None = None,
+) -> Iterator[None]:
+    """Inject at every token of the sites in `mask` [layers, 2]; differentiable in `coefficients`.
+
+    `context_vector` is [layers, 2, hidden], `coefficients` [layers, 2, 2], or
+    [batch, layers, 2, 2] for every sequence of the batch its own.
+    """
+    vector, coefficients = context_vector.to(model.device), coefficients.to(model.device)
+
+    def adapt(layer: int, site: int) -> Edit:
+        def edit(h: Tensor) -> Tensor:
+            # [1, 1] or [batch, 1, 1], against h [batch, tokens, hidden]
+            lam = coefficients[..., layer, site, LAMBDA, None, None]
+            beta = coefficients[..., layer, site, BETA, None, None]
+            adapted = inject(h, beta, lam * vector[layer, site])
+            return noise(adapted) if noise else adapted
+
+        return edit
+
+    with _edited(model, adapt, mask):
+        yield
+
+
+@contextmanager
+def _edited(
+    model: HookedModel, edit_at: Callable[[int, int], Edit], mask: Tensor
+) -> Iterator[None]:
+    with ExitStack() as hooks:
+        for layer, site in mask.nonzero().tolist():
+            module = getattr(model.layers[layer], SITE_MODULES[SITES[site]])
+            handle = module.register_forward_hook(_output_hook(edit_at(layer, site)))
+            hooks.callback(handle.remove)
+        yield
+
+
+def _output_hook(edit: Edit) -> Callable[[nn.Module, Any, Any], Any]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return edit(output)
+        edited = edit(output[0])  # self_attn returns (output, attention weights)
+        return None if edited is None else (edited, *output[1:])
+
+    return hook

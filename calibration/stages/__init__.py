@@ -1,0 +1,1 @@
+"""What clients and server do: extract, aggregate, fit, evaluate. Pure but for the model."""

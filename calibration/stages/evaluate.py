@@ -1,0 +1,125 @@
+"""How well a task is classified: without adaptation, with demonstrations in the prompt, adapted.
+
+Knows label log-probabilities and true labels; accuracy, log-loss and macro-F1 come from
+scikit-learn.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from calibration.data.examples import Example
+from calibration.model.hooked import HookedModel, injected
+from calibration.model.score import FloatArray, label_log_probs
+from calibration.settings import Settings
+from calibration.stages.extract import choose_demonstrations
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.artifact import Artifact
+from ifedicl_serve.contract.injection import adapted_mask
+
+Metrics = dict[str, float]
+DIGITS = 6  # kept in artifact and reports
+
+
+class Evaluation:
+    """A model, a task and the rows to classify; each method is one way of doing it."""
+
+    def __init__(
+        self, model: HookedModel, task: TaskDefinition, examples: Sequence[Example]
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.trie = task.trie(model.tokenizer)
+        self.texts = [example.text for example in examples]
+        self.truth = np.array(task.indices(examples))
+
+    def zero_shot(self) -> FloatArray:
+        """Label log-probabilities [rows, labels] of the bare prompt."""
+        return self._scores(self.texts)
+
+    def mean_removed(self, zero_shot: FloatArray, texts: Sequence[str]) -> FloatArray:
+        """`zero_shot` less the mean label logit over unlabelled `texts`.
+
+        Contextual calibration (arXiv 2102.09690) with real texts for its content-free input:
+        the cheap rival that needs neither vectors nor labels.
+        """
+        return log_softmax(zero_shot - self._scores(texts).mean(axis=0))
+
+    def few_shot(self, train: Sequence[Example], shots: int, seed: int) -> FloatArray:
+        """With `shots` demonstrations in the prompt, spread over the labels."""
+        demonstrations = choose_demonstrations(train, shots, seed)
+        prompts = [self.task.few_shot_prompt(demonstrations, text) for text in self.texts]
+        return label_log_probs(self.model, prompts, self.trie)
+
+    def adapted(self, context_vector: Tensor, coefficients: Tensor, mask: Tensor) -> FloatArray:
+        """With a calibrated task injected."""
+        with injected(self.model, context_vector, coefficients, mask):
+            return self._scores(self.texts)
+
+    def metrics(self, log_probs: FloatArray) -> Metrics:
+        """Accuracy, log-loss and macro-F1 of label log-probabilities."""
+        return metrics(log_probs, self.truth)
+
+    def _scores(self, texts: Sequence[str]) -> FloatArray:
+        prompts = [self.task.prompt.render(text) for text in texts]
+        return label_log_probs(self.model, prompts, self.trie)
+
+
+def compare(
+    model: HookedModel,
+    artifact: Artifact,
+    examples: Sequence[Example],
+    train: Sequence[Example],
+    shots: int,
+    seed: int = 0,
+) -> dict[str, Metrics]:
+    """Metrics of every way to classify `examples`; those that need `train` only if it is given."""
+    spec = artifact.spec
+    evaluation = Evaluation(model, TaskDefinition.of(spec), examples)
+    mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    zero_shot = evaluation.zero_shot()
+    scores = {"zero_shot": zero_shot}
+    if train:
+        texts = [example.text for example in train]
+        scores["zero_shot_mean_removed"] = evaluation.mean_removed(zero_shot, texts)
+        scores["few_shot"] = evaluation.few_shot(train, shots, seed)
+    scores["adapted"] = evaluation.adapted(artifact.context_vector, artifact.coefficients, mask)
+    return {name: evaluation.metrics(log_probs) for name, log_probs in scores.items()}
+
+
+def before_and_after(
+    model: HookedModel,
+    task: TaskDefinition,
+    examples: Sequence[Example],
+    settings: Settings,
+    context_vector: Tensor,
+    coefficients: Tensor,
+) -> tuple[Metrics, Metrics]:
+    """Zero-shot and adapted metrics on held-out examples."""
+    evaluation = Evaluation(model, task, examples)
+    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
+    adapted = evaluation.adapted(context_vector, coefficients, mask)
+    return evaluation.metrics(evaluation.zero_shot()), evaluation.metrics(adapted)
+
+
+def metrics(log_probs: FloatArray, truth: npt.NDArray[np.int_]) -> Metrics:
+    """Accuracy, mean negative log-probability of the true label, macro-F1."""
+    from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+    predicted = log_probs.argmax(axis=1)
+    labels = list(range(log_probs.shape[1]))
+    probabilities = np.exp(log_softmax(log_probs.astype(np.float64)))
+    values = {
+        "accuracy": accuracy_score(truth, predicted),
+        "log_loss": log_loss(truth, probabilities, labels=labels),
+        "macro_f1": f1_score(truth, predicted, average="macro", zero_division=0.0),
+    }
+    return {name: round(float(value), DIGITS) for name, value in values.items()}
+
+
+def log_softmax(logits: npt.NDArray) -> npt.NDArray:
+    """Normalise the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,43 @@
+"""A task that serves: its spec, its content's name, where it lies, and its label trie."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ifedicl_serve.contract.labels import LabelTrie
+from ifedicl_serve.contract.spec import TaskSpec
+from ifedicl_serve.errors import TaskUnavailableError
+
+
+@dataclass(frozen=True)
+class ListedTask:
+    """A task whose task.json is valid and for this model; its tensors were not read yet.
+
+    `generation` changes whenever the folder does: a task that an engine failed to load is
+    tried again as another generation.
+    """
+
+    spec: TaskSpec
+    digest: str
+    generation: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class Task(ListedTask):
+    """A task ready to serve: everything about it was checked."""
+
+    trie: LabelTrie
+
+
+def unavailable(task: Task) -> TaskUnavailableError:
+    """What to raise for a request whose task no worker could load."""
+    return TaskUnavailableError(
+        f"task {task.name!r} could not be loaded by the engine: its artifact "
+        f"{task.digest[:16]} is gone, replaced or damaged, or overflows the model's dtype; send "
+        "the request again, or see the server's log and restore the artifact (or touch its "
+        "task.json)"
+    )
