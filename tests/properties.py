@@ -1,6 +1,6 @@
 """How many inputs a property test tries.
 
-IFEDICL_EXAMPLES=20000 pytest tests/contract/test_artifact_properties.py
+IFEDICL_EXAMPLES=20000 pytest tests/ifedicl_serve/contract/test_artifact_properties.py
 
 tries as many random ones per test; without, a few that are the same on every run.
 """

@@ -24,7 +24,7 @@ from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.tasks.editor import TaskEditor
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.fake_engine import FakeEngine
-from tests.contract.factory import HIDDEN, LAYERS, MODEL, make_artifact
+from tests.ifedicl_serve.factory import HIDDEN, LAYERS, MODEL, make_artifact
 
 TINY_QWEN2 = Path(__file__).resolve().parents[2] / "examples" / "tiny_qwen2"
 MAX_MODEL_LEN = 48

@@ -16,7 +16,7 @@ from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin.config import TaskConfig
 from tests.api.conftest import TINY_QWEN2
-from tests.contract.keys import public_pem, trusting
+from tests.ifedicl_serve.keys import public_pem, trusting
 
 
 @pytest.fixture

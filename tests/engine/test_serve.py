@@ -17,9 +17,9 @@ from bench.serve.random_tasks import random_task
 from calibration.model.hooked import load_model
 from ifedicl_serve.client import Client
 from ifedicl_serve.contract.signing import write_signature
-from tests.contract.keys import public_pem
 from tests.deploy.promql import served_names, unknown_metrics
 from tests.engine.reference import hooked
+from tests.ifedicl_serve.keys import public_pem
 from tests.otlp import collector
 from tests.processes import in_engine, served, until
 

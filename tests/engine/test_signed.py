@@ -8,8 +8,8 @@ from bench.serve.random_tasks import random_task
 from ifedicl_serve.contract.signing import write_signature
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
-from tests.contract.keys import trusting
 from tests.engine.conftest import engine, random_prompts, scores
+from tests.ifedicl_serve.keys import trusting
 
 (PROMPT,) = random_prompts(1)
 

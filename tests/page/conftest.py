@@ -16,7 +16,7 @@ from ifedicl_serve.contract.spec import CalibrationRecord, Label
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import TINY_QWEN2, application, running
 from tests.api.fake_engine import FakeEngine
-from tests.contract.factory import MODEL, make_artifact, make_spec, make_vectors
+from tests.ifedicl_serve.factory import MODEL, make_artifact, make_spec, make_vectors
 
 MAX_PROMPT = 400  # tokens
 LIMIT_MS = 60_000  # of anything that is waited for; machines are shared

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from ifedicl_serve.contract.artifact import TASK_FILE
 from ifedicl_serve.tasks.registry import TaskRegistry
-from tests.contract.factory import MODEL, make_artifact
+from tests.ifedicl_serve.factory import MODEL, make_artifact
 from tests.page.conftest import BANKING, LOSSES, page_application, serving
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-from tests.contract.factory import make_artifact
+from tests.ifedicl_serve.factory import make_artifact
 from tests.page.pages import answers, classify, values
 
 TEXT = "My new card has still not arrived"

@@ -1,0 +1,220 @@
+"""API keys: what is open without one, and what a key with tasks of its own sees."""
+
+import shutil
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.access.guard import OPEN, Keyring
+from api.access.keys import allows
+from api.vllm.generate import ListedModels, TaskServing
+from ifedicl_serve.tasks.registry import TaskRegistry
+from tests.api.conftest import application, running
+from tests.api.fake_engine import FakeEngine
+from tests.api.http.test_errors import error_of
+from tests.ifedicl_serve.factory import MODEL, make_artifact
+
+KEYS = {"of-a-team": ("sst2",), "of-topics": ("top*", "nobody"), "of-all-tasks": ("*",)}
+
+
+@pytest.fixture(scope="module")
+def app(registry, tokenizer):
+    app = application(
+        registry, tokenizer, FakeEngine(), api_keys=["of-everybody", *KEYS], keys=KEYS
+    )
+
+    @app.post("/v1/completions")
+    @app.post("/v1/embeddings")
+    @app.post("/pooling")
+    @app.get("/load")
+    async def of_vllm() -> dict[str, str]:
+        return {"answered": "by vLLM"}
+
+    return app
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    with running(app) as client:
+        yield client
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def classify(client: httpx.Client, key: str, task: str) -> httpx.Response:
+    body = {"task": task, "input": "text"}
+    return client.post("/v1/classify", json=body, headers=bearer(key))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, bearer("wrong"), {"Authorization": "Bearer"}, {"Authorization": "of-everybody"},
+     {"Authorization": "Basic of-everybody"}, bearer("of-everybodyy"), bearer("ähnlich")],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/tasks"), ("POST", "/v1/classify"), ("POST", "/pooling"), ("GET", "/load"),
+     ("POST", "/classify"), ("GET", "/nowhere"), ("GET", "/health/"), ("GET", "/%2e%2e/load")],
+)  # fmt: skip
+def test_with_keys_nothing_that_works_is_open(client, headers, method, path):
+    raw = {name: value.encode() for name, value in headers.items()}
+    response = client.request(method, path, headers=raw)
+    assert "'Authorization: Bearer KEY'" in error_of(response, 401)["message"]
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_probes_are_open(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))  # as the command does
+    assert client.get("/ready").status_code == 200
+    assert client.get("/health").status_code == 404  # vLLM's, which is not here
+    assert all(client.get(path).status_code != 401 for path in OPEN)
+
+
+def test_without_keys_everything_is_open(registry, tokenizer):
+    with running(application(registry, tokenizer, FakeEngine())) as client:
+        assert client.get("/v1/tasks").status_code == 200
+
+
+def test_a_key_without_tasks_of_its_own_may_do_everything(client):
+    assert classify(client, "of-everybody", "sst2").status_code == 200
+    assert client.get("/load", headers=bearer("of-everybody")).status_code == 200
+    listed = client.get("/v1/tasks", headers=bearer("of-everybody")).json()["data"]
+    assert {"sst2", "topics", "damaged"} <= {task["id"] for task in listed}
+
+
+@pytest.mark.parametrize(
+    ("key", "task", "status"),
+    [("of-a-team", "sst2", 200), ("of-a-team", "topics", 404), ("of-topics", "topics", 200),
+     ("of-topics", "sst2", 404), ("of-all-tasks", "topics", 200)],
+)  # fmt: skip
+def test_a_key_classifies_with_its_tasks_alone(client, key, task, status):
+    assert classify(client, key, task).status_code == status
+
+
+def test_a_task_of_others_is_told_apart_from_no_task_by_nothing(client):
+    others, nobodys = (
+        error_of(classify(client, "of-topics", task), 404)["message"] for task in ("sst2", "nobody")
+    )
+    assert others.replace("sst2", "nobody") == nobodys
+    assert others == "task 'sst2' is not loaded, or not for this key; it may use: top*, nobody"
+    card = client.get("/v1/tasks/sst2", headers=bearer("of-topics"))
+    assert error_of(card, 404)["message"] == others
+
+
+def test_a_task_that_vanishes_tells_a_key_of_no_others(tmp_path, tokenizer):
+    """In the middle of a request, and for its coefficients."""
+    registry = TaskRegistry(tmp_path, MODEL, tokenizer)
+    for name in ("topics", "secret"):
+        make_artifact(tmp_path / name, name=name)
+    registry.refresh()
+    engine = FakeEngine()
+    engine.unavailable.add(registry.get("topics").digest)
+    with running(
+        application(registry, tokenizer, engine, api_keys=list(KEYS), keys=KEYS)
+    ) as client:
+        shutil.rmtree(tmp_path / "topics")
+        answers = [
+            classify(client, "of-topics", "topics"),
+            client.get("/v1/tasks/topics/coefficients", headers=bearer("of-topics")),
+        ]
+    for answer in answers:
+        assert answer.status_code == 404
+        assert "secret" not in answer.text
+
+
+def test_a_key_lists_its_tasks_alone_and_no_refused_artifact(client):
+    listed = client.get("/v1/tasks", headers=bearer("of-topics")).json()["data"]
+    assert [task["id"] for task in listed] == ["topics"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/embeddings"), ("POST", "/pooling"), ("GET", "/load")]
+)
+def test_a_key_with_tasks_of_its_own_has_no_route_that_knows_no_tasks(client, method, path):
+    response = client.request(method, path, headers=bearer("of-a-team"))
+    assert error_of(response, 403)["message"] == (
+        f"this key is for its tasks alone, and {path} knows no tasks"
+    )
+    assert client.post("/v1/completions", headers=bearer("of-a-team")).status_code == 200
+
+
+def test_keys_are_held_as_digests():
+    keyring = Keyring(list(KEYS), KEYS)
+    assert "of-a-team" in keyring
+    assert "of-a-team" not in repr(vars(keyring))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "task", "allowed"),
+    [("sst2", "sst2", True), ("sst2", "SST2", False), ("sst2", "sst2-b", False),
+     ("sst*", "sst2", True), ("*", "sst2", True), ("s[ab]t", "sat", True), ("", "", True)],
+)  # fmt: skip
+def test_patterns_are_names_or_globs(pattern, task, allowed):
+    assert allows((pattern,), task) == allowed
+
+
+# -- generation: tasks as models
+
+
+class Models:
+    """vLLM's list of models."""
+
+    lora_requests = ("adapter",)
+
+    def is_base_model(self, name: str) -> bool:
+        return name == "base"
+
+    async def show_available_models(self):
+        from vllm.entrypoints.serve.engine.protocol import ModelCard, ModelList
+
+        return ModelList(data=[ModelCard(id="base")])
+
+
+class Serving:
+    """vLLM's serving object; answers with the model it was asked for."""
+
+    models = Models()
+
+    async def create_completion(self, request, raw_request=None):
+        return {"model": request.model}
+
+
+class Completion:
+    use_beam_search = False
+    vllm_xargs = None
+
+    def __init__(self, model):
+        self.model = model
+
+
+@pytest.mark.parametrize(
+    ("key", "model", "status"),
+    [("of-everybody", "base", 200), ("of-everybody", "sst2", 200), ("of-everybody", None, 200),
+     ("of-a-team", "sst2", 200), ("of-a-team", "topics", 404), ("of-all-tasks", "topics", 200),
+     ("of-all-tasks", "base", 404), ("of-all-tasks", "adapter", 404), ("of-all-tasks", None, 404)],
+)  # fmt: skip
+def test_a_key_generates_with_its_tasks_alone_and_never_with_the_base_model(
+    registry, tokenizer, key, model, status
+):
+    app: FastAPI = application(
+        registry, tokenizer, FakeEngine(), api_keys=["of-everybody", *KEYS], keys=KEYS
+    )
+    serving = TaskServing(Serving(), registry)
+    listed = ListedModels(Models(), registry)
+
+    @app.post("/v1/completions")
+    async def complete() -> dict[str, str | None]:
+        return await serving.create_completion(Completion(model))
+
+    @app.get("/v1/models")
+    async def models() -> list[str]:
+        return [card.id for card in (await listed.show_available_models()).data]
+
+    with running(app) as client:
+        assert client.post("/v1/completions", headers=bearer(key)).status_code == status
+        seen = client.get("/v1/models", headers=bearer(key)).json()
+    assert ("base" in seen) == (key == "of-everybody")
+    assert ("topics" in seen) == (key != "of-a-team")

@@ -1,1 +1,0 @@
-"""The task contract: what calibration writes and serving reads. No engine, no HTTP."""
