@@ -19,3 +19,7 @@ class ServeOptions:
     max_request_bytes: int = 16 << 20
     # The tasks of keys that may not use every task. Not shown: vLLM logs its arguments.
     keys: Mapping[str, TaskPatterns] = field(default_factory=dict, repr=False)
+
+    def seconds(self, wanted: float | None) -> float:
+        """How long a request that asks for `wanted` seconds may take to be answered."""
+        return min(wanted or self.request_timeout, self.request_timeout)

@@ -12,9 +12,8 @@ from api.classify.classifier import Classifier
 from api.classify.encoder import PromptEncoder
 from api.classify.engine import GenerationEngine, LabelEngine, PoolingEngine
 from api.follow import count_tasks, follow
-from api.http import admin, page, ready
+from api.http import admin, classify, page, ready, tasks
 from api.http.errors import on_error
-from api.http.routes import router
 from api.limits.admission import Admission
 from api.observe import scrape
 from api.vllm.admission import admit_classifications
@@ -39,7 +38,8 @@ class ClassifyEndpoints:
         """Add the routes; vLLM lets them replace its own `/classify` and `/metrics`."""
         key = AdminKey.configured()
         app.state.ifedicl_admin_key = key
-        app.include_router(router)
+        app.include_router(classify.router)
+        app.include_router(tasks.router)
         app.include_router(ready.router)
         app.state.ifedicl_scrape = scrape.Scrape(scrape.render)
         app.include_router(scrape.router)

@@ -84,7 +84,7 @@ def test_calibration_imports_no_vllm_no_fastapi_and_no_api():
 def test_the_routes_import_no_vllm_and_no_calibration():
     """The whole of `api`, in fact: `engine` and `serve` import vllm when they are called."""
     loaded = loaded_by(
-        "import api.http.routes, api.plugin, api.classify.engine, api.serve, api.batch.job"
+        "import api.http.classify, api.plugin, api.classify.engine, api.serve, api.batch.job"
     )
     assert "fastapi" in loaded
     assert loaded.isdisjoint({"vllm", "calibration"})

@@ -16,7 +16,6 @@ from api.batch.columns import ResultColumns
 from api.batch.parts import Parts
 from api.batch.sinks import writer_of
 from api.batch.sources import Source
-from api.classify.classifier import label_probabilities
 from api.classify.encoder import PromptEncoder
 from ifedicl_serve.contract.text import why_unusable
 from ifedicl_serve.errors import TextTooLongError
@@ -105,7 +104,7 @@ def _classify_chunks(
         for number, chunk in enumerate(prepared, start=begin):
             choices = engine.choices(chunk.prompts, on_progress)
             on_progress(len(chunk.rows) - len(chunk.prompts))
-            probabilities = label_probabilities(engine.task, choices)
+            probabilities = engine.task.read_out(choices)
             table = plan.columns.add(chunk.rows, chunk.errors, probabilities)
             written.result()
             written = writer.submit(parts.write, number, table)

@@ -46,6 +46,21 @@ class LabelEngine(Protocol):
         ...
 
 
+async def trie_scores(
+    engine: LabelEngine, task: Task, prompt: list[int], adapted: bool
+) -> TokenScores:
+    """The log-softmaxes of the task's label trie after a prompt, node by node: the root, then the
+    inner nodes, which reuse the prompt's cached prefix."""
+    root, *inner = task.trie.nodes
+    injected = task if adapted else None
+    first = await engine.token_scores(injected, [*prompt, *root.path], root.children)
+    rest = await all_or_none(
+        engine.token_scores(injected, [*prompt, *node.path], node.children) for node in inner
+    )
+    choices = np.concatenate([scores.log_probs for scores in (first, *rest)])
+    return TokenScores(choices, first.cached_tokens)
+
+
 class PoolingEngine:
     """LabelEngine on vLLM's engine client in its pooling runner: label tokens alone are scored."""
 

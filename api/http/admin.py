@@ -29,18 +29,18 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
 from api.access.admin_key import ADMIN_KEY_VARIABLE, require_admin_key
+from api.http.cards import task_card
+from api.http.dependencies import Editor
 from api.http.errors import TaskRoute
-from api.http.routes import task_card
 from api.http.upload import REQUEST_BODY, read_upload
 from ifedicl_serve.contract.spec import TaskName
 from ifedicl_serve.schema import ErrorResponse, ReloadReport, TaskCard
-from ifedicl_serve.tasks.editor import TaskEditor
 
 T = TypeVar("T")
 
@@ -55,13 +55,6 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse} for status in (401, 403, 409, *statuses)}
 
 
-def get_store(request: Request) -> TaskEditor:
-    """What changes this server's tasks."""
-    return request.app.state.ifedicl_store
-
-
-Store = Annotated[TaskEditor, Depends(get_store)]
-
 router = APIRouter(route_class=TaskRoute, tags=["admin"], dependencies=[Depends(require_admin_key)])
 # In the router's place without a key; without these, some would be "method not allowed".
 closed_router = APIRouter(route_class=TaskRoute, include_in_schema=False)
@@ -72,27 +65,29 @@ closed_router = APIRouter(route_class=TaskRoute, include_in_schema=False)
     responses={201: {"model": TaskCard}, **errors(400, 413, 415, 422, 507)},
     openapi_extra={"requestBody": REQUEST_BODY},
 )
-async def put_task(name: TaskName, request: Request, store: Store, response: Response) -> TaskCard:
+async def put_task(
+    name: TaskName, request: Request, editor: Editor, response: Response
+) -> TaskCard:
     """Upload a task: 201 if it is new, 200 if it replaced one. It serves when this answers."""
-    upload = await read_upload(request, store.max_vectors_bytes)
+    upload = await read_upload(request, editor.max_vectors_bytes)
     files = (upload.task_file, upload.vectors, upload.signature)
-    task, replaces = await _change(store.put, name, *files)
+    task, replaces = await _change(editor.put, name, *files)
     logger.info("Admin: task %r %s, %s", name, "replaced" if replaces else "added", task.digest)
     response.status_code = 200 if replaces else 201
     return task_card(task)
 
 
 @router.delete("/v1/tasks/{name}", status_code=204, responses=errors(404, 422))
-async def delete_task(name: str, store: Store) -> None:
+async def delete_task(name: str, editor: Editor) -> None:
     """Delete a task, or a refused artifact by the id it is listed with. Running requests finish."""
-    await _change(store.delete, name)
+    await _change(editor.delete, name)
     logger.info("Admin: task %r deleted", name)
 
 
 @router.post("/v1/tasks/reload", responses=errors())
-async def reload_tasks(store: Store) -> ReloadReport:
+async def reload_tasks(editor: Editor) -> ReloadReport:
     """Look at the whole tasks directory now, as is done every few seconds, and say what changed."""
-    changed = await _change(store.refresh)
+    changed = await _change(editor.refresh)
     logger.info("Admin: tasks reloaded, %d changed", len(changed))
     return ReloadReport(changed=changed)
 

@@ -25,6 +25,10 @@ class RequestContext:
     texts: int = 0
     error: str = ""  # the kind of error it is answered with
 
+    def about(self, task: str, texts: int) -> None:
+        """It asks for so many texts to be classified by a task."""
+        self.task, self.texts = task, texts
+
 
 _current: ContextVar[RequestContext] = ContextVar("ifedicl_request")
 

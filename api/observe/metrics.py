@@ -4,13 +4,9 @@ A task is a label only if it exists, so strangers cannot make series; a removed 
 the server restarts. Workers count their loads in `ifedicl_serve.plugin.counters`.
 """
 
-from collections.abc import Sequence
-
 from prometheus_client import Counter, Gauge, Histogram, Summary
 
-from api.classify.classifier import Scored
 from api.observe.context import RequestContext
-from ifedicl_serve.tasks.task import Task
 
 # As vLLM's latency histograms, from a millisecond on.
 LATENCY_S = (
@@ -42,14 +38,3 @@ def count_request(context: RequestContext, status: int, seconds: float) -> None:
     LATENCY.labels(context.task).observe(seconds)
     if status >= 400:
         ERRORS.labels(context.task, context.error or "Error").inc()
-
-
-def count_texts(task: Task, scored: Sequence[Scored]) -> None:
-    """Texts that were classified."""
-    TEXTS.labels(task.name).inc(len(scored))
-    PROMPT_TOKENS.labels(task.name).inc(sum(result.prompt_tokens for result in scored))
-    CACHED_TOKENS.labels(task.name).inc(sum(result.cached_tokens for result in scored))
-    for result in scored:
-        best = int(result.probabilities.argmax())
-        LABELS.labels(task.name, task.spec.labels[best].name).inc()
-        TOP_SCORE.labels(task.name).observe(float(result.probabilities[best]))

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from ifedicl_serve.contract.labels import LabelTrie
 from ifedicl_serve.contract.spec import TaskSpec
 from ifedicl_serve.errors import TaskUnavailableError
@@ -31,6 +34,15 @@ class Task(ListedTask):
     """A task ready to serve: everything about it was checked."""
 
     trie: LabelTrie
+
+    def read_out(self, choices: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Probabilities [..., labels] from the trie's log-softmaxes [..., choices].
+
+        Raises TaskUnavailableError if one is NaN: a worker could not load the task.
+        """
+        if np.isnan(choices).any():
+            raise unavailable(self)
+        return np.exp(self.trie.log_probs(choices).astype(np.float64))
 
 
 def unavailable(task: Task) -> TaskUnavailableError:

@@ -98,7 +98,7 @@ def app(registry):
 def page_application(registry):
     """The routes on the fake engine, with room for templates of markup."""
     app = application(registry, registry.tokenizer, FakeEngine())
-    app.state.ifedicl_classifier.prompts.max_model_len = MAX_PROMPT
+    app.state.ifedicl_classifier.encoder.prompts.max_model_len = MAX_PROMPT
     return app
 
 

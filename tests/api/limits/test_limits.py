@@ -269,7 +269,7 @@ def test_a_text_too_long_to_tokenise_and_too_many_scores_are_422(registry, token
 
 
 def test_too_many_scores_are_422_and_fewer_may_be_asked_for(client, monkeypatch):
-    monkeypatch.setattr("api.http.routes.MAX_SCORES", 9)
+    monkeypatch.setattr("api.http.classify.MAX_SCORES", 9)
     two = {"task": "topics", "input": ["one", "two"]}
     assert error_of(client.post("/v1/classify", json=two), 422)["message"] == (
         "2 texts with 5 scores each make 10, expected at most 9; send fewer texts at once, or a "
