@@ -25,21 +25,22 @@ from statistics import fmean, stdev
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from bench.report import machine, options, show_headline
 from bench.serve.store import Store
+from calibration.calibrate import Watch, calibrate
 from calibration.command.prepare import open_model
 from calibration.data.examples import Example, read_examples
-from calibration.job import versions
 from calibration.model.hooked import HookedModel
 from calibration.model.score import FloatArray
+from calibration.result.record import versions
+from calibration.run.local import LocalClients
+from calibration.run.progress import Progress
 from calibration.settings import Settings
-from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.evaluate import Evaluation, Metrics
-from calibration.stages.extract import extract_vector
-from calibration.stages.fit import fit_round
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
+from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import Label
 
@@ -135,16 +136,20 @@ def adapt(
     settings: Settings,
     with_vector: bool = True,
 ) -> FloatArray:
-    """Calibrate one client's rows and score the test rows; no vector means lambda * 0."""
-    model, task = evaluation.model, evaluation.task
-    vector = aggregate_vectors([extract_vector(model, task, train, settings, 0)])
-    vector = vector if with_vector else torch.zeros_like(vector)
-    coefficients = initial_coefficients(model.num_layers, settings.layers, settings.sites)
-    for number in range(settings.rounds):
-        update = fit_round(model, task, train, vector, coefficients, settings, 0, number)
-        coefficients = aggregate_updates([update])
-    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
-    return evaluation.adapted(vector, coefficients, mask)
+    """Calibrate one client's rows and score the test rows."""
+    clients = (LocalClients if with_vector else WithoutVector)(
+        evaluation.model, evaluation.task, [train], settings, Progress()
+    )
+    state = calibrate(clients, settings, Watch())
+    mask = adapted_mask(evaluation.model.num_layers, settings.layers, settings.sites)
+    return evaluation.adapted(state.context_vector, state.current, mask)
+
+
+class WithoutVector(LocalClients):
+    """Fits with lambda * 0."""
+
+    def received(self, context_vector: Tensor) -> Tensor:
+        return torch.zeros_like(context_vector)
 
 
 def run_data_set(

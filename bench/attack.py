@@ -34,8 +34,8 @@ from bench.federate.attackers import (
 )
 from bench.report import machine, options, report
 from calibration.command.prepare import open_model
-from calibration.job import versions
 from calibration.model.hooked import HookedModel
+from calibration.result.record import versions
 from calibration.settings import Settings
 
 METRICS = {"label": majority_accuracy, "word_auc": word_auc, "top_words": top_words}

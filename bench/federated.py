@@ -54,7 +54,7 @@ from calibration.command.parse import parse_layers
 from calibration.command.prepare import open_model
 from calibration.data.examples import Example
 from calibration.data.partition import contradictory, dirichlet, iid, one_label
-from calibration.job import versions
+from calibration.result.record import versions
 from calibration.settings import Settings
 from calibration.stages.evaluate import Evaluation, Metrics
 

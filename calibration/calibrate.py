@@ -1,141 +1,71 @@
-"""The path of a calibration: client vectors -> FedAvg -> rounds of (fit, FedAvg) -> artifact.
+"""The path of a calibration: client vectors -> FedAvg -> rounds of (fit, FedAvg).
 
-All clients run in this process; a federation over a network calls the same stages
-(`extract_vector`, `aggregate_vectors`, `fit_round`, `aggregate_updates`) from its own loop.
+One loop for clients in this process (`run.local`), on machines of their own
+(`federation.coordinator.clients`) and in the benches (bench/federate/rounds.py). Where the clients
+are is `Clients`'s to know; what is saved, told and warned of meanwhile is `Watch`'s.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
-from calibration.job import Job, task_spec
-from calibration.progress import Progress
-from calibration.result.signs import (
-    absent_signs,
-    benefit_signs,
-    client_signs,
-    loss_signs,
-    round_signs,
-    vector_signs,
-)
+from calibration.run.state import State
 from calibration.settings import Settings
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
-from calibration.stages.evaluate import Metrics, before_and_after
-from calibration.stages.extract import ClientVector, extract_vector
-from calibration.stages.fit import ClientUpdate, fit_round
+from calibration.stages.extract import ClientVector
+from calibration.stages.fit import ClientUpdate
 from calibration.stages.robust import AGGREGATORS
-from calibration.state import State, StateStore
-from ifedicl_serve.contract.artifact import Artifact, save_artifact
-from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The artifact, and what only the report tells."""
+class Clients(Protocol):
+    """Those who hold the examples. They go by numbers, which need not begin at 0."""
 
-    artifact: Artifact
-    state: State
-    before: Metrics
-    after: Metrics
-    warnings: list[str]
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Those who take part, once there is a state."""
+        ...
 
+    def vectors(self) -> dict[int, ClientVector]:
+        """Stage 1 of every client."""
+        ...
 
-def calibrate(job: Job, folder: Path, store: StateStore, progress: Progress) -> Outcome:
-    """Calibrate a task, continuing a saved state if there is one, and save its artifact."""
-    state = store.load() or extract_stage(job, progress)
-    store.save(state)
-    while state.rounds_done < job.settings.rounds:
-        state = fit_stage(job, state, progress)
-        store.save(state)
-    outcome = finish(job, state, folder, progress)
-    store.remove()
-    return outcome
+    def received(self, context_vector: Tensor) -> Tensor:
+        """The global context vector [layers, 2, hidden] as it arrives at the clients."""
+        ...
+
+    def fit(self, state: State) -> dict[int, ClientUpdate]:
+        """A round of stage 2 of every client that answers, from the state's coefficients on."""
+        ...
 
 
-def extract_stage(job: Job, progress: Progress) -> State:
-    """Client vectors and their FedAvg; coefficients at their start values."""
-    settings, model = job.settings, job.model
-    vectors = {}
-    for client, examples in enumerate(job.clients):
-        progress.extracting(client, len(job.clients))
-        vectors[client] = extract_vector(model, job.task, examples, settings, client)
-    context_vector = aggregate_vectors(list(vectors.values()), AGGREGATORS[settings.aggregation])
-    return first_state(vectors, context_vector, settings, progress)
+class Watch:
+    """What happens beside the loop; this one does nothing. A method returns the state to go on
+    with."""
+
+    saved: State | None = None  # what to go on from
+
+    def began(self, state: State, vectors: Mapping[int, ClientVector]) -> State:
+        """Stage 1 is done."""
+        return state
+
+    def round_done(self, state: State, updates: Mapping[int, ClientUpdate]) -> State:
+        """The server has averaged a round."""
+        return state
 
 
-def first_state(
-    vectors: Mapping[int, ClientVector],
-    context_vector: Tensor,
-    settings: Settings,
-    progress: Progress,
-) -> State:
-    """The state after stage 1, its signs told; also what a federation's coordinator begins with.
-    Clients go by their numbers."""
-    num_layers = len(context_vector)
-    mask = adapted_mask(num_layers, settings.layers, settings.sites)
-    start = initial_coefficients(num_layers, settings.layers, settings.sites)
-    warnings = client_signs(vectors) + absent_signs(vectors) + vector_signs(context_vector, mask)
-    progress.warn(warnings)
-    return State(context_vector, start.unsqueeze(0), warnings=warnings)
-
-
-def fit_stage(job: Job, state: State, progress: Progress) -> State:
-    """One round: every client fits from the current coefficients, the server averages."""
-    updates = {}
-    for client, examples in enumerate(job.clients):
-        updates[client] = fit_round(
-            job.model,
-            job.task,
-            examples,
-            state.context_vector,
-            state.current,
-            job.settings,
-            client,
-            state.rounds_done,
-            progress.fitting(client, state.rounds_done),
-        )
-    losses = {client: list(update.losses) for client, update in updates.items()}
-    return next_state(state, updates, losses, job.settings, progress)
-
-
-def next_state(
-    state: State,
-    updates: Mapping[int, ClientUpdate],
-    losses: dict[int, list[float]],
-    settings: Settings,
-    progress: Progress,
-) -> State:
-    """The state one round later, its signs told; the same in a federation's coordinator.
-    `losses` has a row for every client, also for one that sent no update."""
+def calibrate(clients: Clients, settings: Settings, watch: Watch) -> State:
+    """Fit a task to its clients' examples: the global context vector, and the coefficients after
+    every round."""
     rule = AGGREGATORS[settings.aggregation]
-    merged = aggregate_updates(list(updates.values()), rule)
-    state = state.after_round(merged, list(losses.values()))
-    sent = {client: update.coefficients for client, update in updates.items()}
-    warnings = round_signs(state.coefficients, sent)
-    progress.round_done(state.rounds_done, losses)
-    progress.warn(warnings)
-    return state.warned(warnings)
-
-
-def finish(job: Job, state: State, folder: Path, progress: Progress) -> Outcome:
-    """Measure on held-out rows, and write the artifact."""
-    before: Metrics = {}
-    after: Metrics = {}
-    late = loss_signs(state.losses, state.clients)
-    if job.held_out:
-        progress.evaluating(len(job.held_out))
-        before, after = before_and_after(
-            job.model,
-            job.task,
-            job.held_out,
-            job.settings,
-            state.context_vector,
-            state.current,
-        )
-        late += benefit_signs(before, after)
-    progress.warn(late)
-    spec = task_spec(job, before, after, state.losses)
-    artifact = save_artifact(spec, state.context_vector, state.current, folder)
-    return Outcome(artifact, state, before, after, state.warnings + late)
+    state = watch.saved
+    if state is None:
+        vectors = clients.vectors()
+        mean = aggregate_vectors(list(vectors.values()), rule)
+        state = watch.began(State.first(clients.received(mean), settings), vectors)
+    while state.rounds_done < settings.rounds:
+        updates = clients.fit(state)
+        mean = aggregate_updates(list(updates.values()), rule)
+        losses = [list(updates[n].losses) if n in updates else [] for n in clients.numbers]
+        state = watch.round_done(state.after_round(mean, losses), updates)
+    return state

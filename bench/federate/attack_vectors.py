@@ -19,12 +19,13 @@ from bench.accuracy import DataSet
 from bench.federate.attackers import Facts, Floats, Ints
 from calibration.data.examples import Example
 from calibration.federation.wire.tensors import Wire, decode, encode
+from calibration.model.activations import rendered
 from calibration.model.batches import by_length
 from calibration.model.hooked import HookedModel, recorded
+from calibration.privacy.manner import vector_deviation
 from calibration.privacy.mechanism import Randomness, clip, noised
-from calibration.privacy.reference import Reference
+from calibration.privacy.reference import Reference, task_reference
 from calibration.settings import Settings
-from calibration.stages.extract import rendered, task_reference, vector_deviation
 
 
 @dataclass(frozen=True)

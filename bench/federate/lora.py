@@ -19,10 +19,11 @@ from calibration.data.examples import Example
 from calibration.model.batches import shuffled
 from calibration.model.hooked import HookedModel
 from calibration.model.loss import label_loss, label_targets
+from calibration.seeds import derived_seed
 from calibration.settings import Settings
 from calibration.stages.aggregate import fedavg
 from calibration.stages.evaluate import Evaluation
-from calibration.stages.fit import derived_seed, learning_rate
+from calibration.stages.fit import learning_rate
 from calibration.task import TaskDefinition
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -1,13 +1,13 @@
-"""A federation in one process, by the functions the real one calls, and what it costs a client.
+"""A federation in one process, by the loop that the real one runs, and what it costs a client.
 
-Flower carries the same tensors (tests/calibration/federation); here they pass through its wire
-formats only. An attack changes what the last client sends. Knows no data sets and no tables.
+Flower carries the same tensors (tests/federation); here they pass through its wire formats only.
+An attack changes what the last client sends. Knows no data sets and no tables.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,16 +15,21 @@ from unittest import mock
 
 from torch import Tensor, zeros_like
 
+from calibration.calibrate import Watch, calibrate
 from calibration.data.examples import Example
 from calibration.federation.wire.tensors import Wire, decode, encode, encoded_bytes
 from calibration.model.hooked import HookedModel
+from calibration.model.objective import Objective
+from calibration.model.score import FloatArray
+from calibration.run.local import LocalClients
+from calibration.run.progress import Progress
+from calibration.run.state import State
 from calibration.settings import Settings
-from calibration.stages import fit
-from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.evaluate import Evaluation, Metrics
-from calibration.stages.extract import extract_vector
-from calibration.stages.robust import AGGREGATORS
-from ifedicl_serve.contract.injection import BETA, BETA_START, adapted_mask, initial_coefficients
+from calibration.stages.extract import ClientVector
+from calibration.stages.fit import ClientUpdate
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.injection import BETA, BETA_START, adapted_mask
 
 POISON = -10.0  # what a poisoned client multiplies its vector and its updates by
 
@@ -104,6 +109,82 @@ class Variant:
     poison: Poison = "no"
 
 
+class MeteredClients(LocalClients):
+    """Clients in this process whose work is metered, whose tensors pass through a wire's format,
+    and of whom the last may be poisoned."""
+
+    def __init__(
+        self,
+        model: MeteredModel,
+        task: TaskDefinition,
+        parts: Sequence[Sequence[Example]],
+        settings: Settings,
+        variant: Variant,
+    ) -> None:
+        super().__init__(model, task, parts, settings, Progress())
+        self.metered, self.variant = model, variant
+
+    def vector(self, client: int) -> ClientVector:
+        with self.metered.working():
+            sent = super().vector(client)
+        vector = POISON * sent.vector if self._poisoned(client) else sent.vector
+        return replace(sent, vector=through_wire(vector, self.variant.wire))
+
+    def received(self, context_vector: Tensor) -> Tensor:
+        """Zeros, where beta alone is fitted."""
+        if self.variant.coefficients == "beta":
+            return zeros_like(context_vector)
+        return through_wire(context_vector, self.variant.wire)
+
+    def update(self, client: int, state: State) -> ClientUpdate:
+        with self.metered.working(), fitting_only(self.variant.coefficients):
+            update = super().update(client, state)
+        if not self._poisoned(client):
+            return update
+        moved = state.current + POISON * (update.coefficients - state.current)
+        return replace(update, coefficients=moved)
+
+    def _poisoned(self, client: int) -> bool:
+        return self.variant.poison == "update" and client == self.numbers[-1]
+
+
+class Traced(Watch):
+    """Measures after stage 1 and every round, or at the end alone."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        evaluation: Evaluation,
+        settings: Settings,
+        wire: Wire,
+        every_round: bool,
+    ) -> None:
+        self.trace, self.evaluation, self.settings = trace, evaluation, settings
+        self.wire, self.every_round = wire, every_round
+
+    def began(self, state: State, vectors: Mapping[int, ClientVector]) -> State:
+        return self._measured(state)
+
+    def round_done(self, state: State, updates: Mapping[int, ClientUpdate]) -> State:
+        return self._measured(state)
+
+    def _measured(self, state: State) -> State:
+        if self.every_round or state.rounds_done == self.settings.rounds:
+            self.trace.add(self.evaluation.metrics(self._scores(state)), self._payload(state))
+        return state
+
+    def _scores(self, state: State) -> FloatArray:
+        layers, sites = self.settings.layers, self.settings.sites
+        mask = adapted_mask(len(state.context_vector), layers, sites)
+        return self.evaluation.adapted(state.context_vector, state.current, mask)
+
+    def _payload(self, state: State) -> int:
+        """Bytes of one client by now, up and down."""
+        vector = encoded_bytes(tuple(state.context_vector.shape), self.wire)
+        coefficients = encoded_bytes(tuple(state.current.shape), "fp32")
+        return 2 * (vector + state.rounds_done * coefficients)
+
+
 def run_federated(
     model: MeteredModel,
     evaluation: Evaluation,
@@ -113,51 +194,9 @@ def run_federated(
     every_round: bool = False,
 ) -> Trace:
     """Stage 1, then the rounds; measured at the end, or after stage 1 and every round."""
-    task, clients = evaluation.task, range(len(parts))
-    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
-    rule = AGGREGATORS[settings.aggregation]
-    poisoned = [variant.poison == "update" and client == clients[-1] for client in clients]
     trace = Trace(model, len(parts))
-
-    vectors = []
-    for client in clients:
-        with model.working():
-            sent = extract_vector(model, task, parts[client], settings, client)
-        vector = POISON * sent.vector if poisoned[client] else sent.vector
-        vectors.append(replace(sent, vector=through_wire(vector, variant.wire)))
-    context_vector = through_wire(aggregate_vectors(vectors, rule), variant.wire)
-    if variant.coefficients == "beta":
-        context_vector = zeros_like(context_vector)
-    coefficients = initial_coefficients(model.num_layers, settings.layers, settings.sites)
-    payload = 2 * encoded_bytes(tuple(context_vector.shape), variant.wire)
-
-    def measured() -> Metrics:
-        return evaluation.metrics(evaluation.adapted(context_vector, coefficients, mask))
-
-    if every_round:
-        trace.add(measured(), payload)
-    for number in range(settings.rounds):
-        updates = []
-        for client in clients:
-            with model.working(), fitting_only(variant.coefficients):
-                update = fit.fit_round(
-                    model,
-                    task,
-                    parts[client],
-                    context_vector,
-                    coefficients,
-                    settings,
-                    client,
-                    number,
-                )
-            if poisoned[client]:
-                moved = coefficients + POISON * (update.coefficients - coefficients)
-                update = replace(update, coefficients=moved)
-            updates.append(update)
-        coefficients = aggregate_updates(updates, rule)
-        payload += 2 * encoded_bytes(tuple(coefficients.shape), "fp32")
-        if every_round or number + 1 == settings.rounds:
-            trace.add(measured(), payload)
+    clients = MeteredClients(model, evaluation.task, parts, settings, variant)
+    calibrate(clients, settings, Traced(trace, evaluation, settings, variant.wire, every_round))
     return trace
 
 
@@ -171,11 +210,11 @@ def fitting_only(coefficients: Coefficients) -> AbstractContextManager[object]:
     with a context vector of zeros."""
     if coefficients != "lambda":
         return nullcontext()
-    original: Callable[..., Tensor] = fit.with_adapted
+    original = Objective.with_adapted
 
-    def held(start: Tensor, mask: Tensor, adapted: Tensor) -> Tensor:
-        replaced = original(start, mask, adapted)
-        replaced[..., mask, BETA] = BETA_START
+    def held(objective: Objective, adapted: Tensor) -> Tensor:
+        replaced = original(objective, adapted)
+        replaced[..., objective.mask, BETA] = BETA_START
         return replaced
 
-    return mock.patch.object(fit, "with_adapted", held)
+    return mock.patch.object(Objective, "with_adapted", held)

@@ -101,12 +101,12 @@ def _calibrate(
     ] = None,
 ) -> None:
     """Fit a task from labelled examples of one or many clients."""
-    from calibration.calibrate import calibrate as calibrate_job
     from calibration.command import prepare as commands
     from calibration.command.console import ConsoleProgress
     from calibration.command.parse import parse_layers, parse_sites, unescape
     from calibration.result.report import write_report
-    from calibration.state import StateStore
+    from calibration.run.local import calibrate_here
+    from calibration.run.state import StateStore
     from ifedicl_serve.contract.artifact import refuse_occupied
     from ifedicl_serve.contract.injection import SITES
 
@@ -145,7 +145,7 @@ def _calibrate(
     store = StateStore(state or out.parent / f".{out.name}.state", job.fingerprint())
     progress = ConsoleProgress(console, rounds, local_steps)
     try:
-        outcome = calibrate_job(job, out, store, progress)
+        outcome = calibrate_here(job, out, store, progress)
     finally:
         progress.done()
     path = write_report(outcome, progress.seconds, report or out / "report")

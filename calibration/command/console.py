@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from calibration.progress import Progress
+from calibration.run.progress import Progress
 from calibration.stages.fit import OnStep
 
 

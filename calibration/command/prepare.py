@@ -14,8 +14,8 @@ from calibration.data.examples import (
     read_examples,
     split_held_out,
 )
-from calibration.job import Job, task_spec
 from calibration.model.hooked import HookedModel, load_model
+from calibration.run.local import Job, task_spec
 from calibration.settings import Settings
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.identity import ModelIdentity
@@ -94,7 +94,7 @@ def prepare_job(
     job = Job(model, ModelIdentity.of(source), task, clients, held_out, settings)
     task.trie(model.tokenizer)
     try:
-        task_spec(job, {}, {})
+        task_spec(job)
     except ValidationError as error:
         raise first_problem(error) from error
     return job

@@ -1,4 +1,7 @@
-"""Differential privacy for what leaves a client; knows tensors and budgets, no model and no text.
+"""Differential privacy for what leaves a client: how it works then, and what that costs.
+
+`manner` is what a private client draws, averages and tells; `reference` the point it measures from;
+`mechanism` clips and adds noise, and knows tensors alone; `accountant` counts the budget.
 
 The guarantee is local: a client adds its own noise before anything leaves it, so it holds against
 the coordinator, the other clients and everybody who gets the artifact. One labelled example of

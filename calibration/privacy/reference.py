@@ -9,6 +9,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from calibration.data.examples import Example
+from calibration.model.activations import mean_activation, rendered
+from calibration.model.hooked import HookedModel
+from calibration.settings import Settings
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.injection import adapted_mask
+
+# What a private client measures its demonstrations from: sentences about nothing in particular,
+# with each label of the task. Real demonstrations are nearer to them than to an empty text
+# (subj, emotion, ag_news: the mean of 64 at 0.9 to 1.2 relative to |r|, not 1.5 to 1.8).
+REFERENCE_TEXTS = (
+    "This is a short text about something that happened.",
+    "Here is what was said.",
+    "It was the first time in a year, and nobody knew why.",
+    "A man and a woman went to the city to look for work.",
+)
 TINY = 1e-6  # a site that is silent on the reference
 
 
@@ -34,3 +50,11 @@ class Reference:
     @property
     def _told(self) -> Tensor:
         return self.mask.unsqueeze(-1).to(self.activation.device)
+
+
+def task_reference(model: HookedModel, task: TaskDefinition, settings: Settings) -> Reference:
+    """The mean activation of public texts with each of the task's labels."""
+    public = [Example(text, name) for text in REFERENCE_TEXTS for name in task.names]
+    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
+    activation = mean_activation(model, rendered(model, task, public))
+    return Reference(activation.to(model.device), mask)

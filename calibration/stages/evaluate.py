@@ -5,22 +5,34 @@ scikit-learn.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from calibration.data.demonstrations import choose_demonstrations
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel, injected
 from calibration.model.score import FloatArray, label_log_probs
 from calibration.settings import Settings
-from calibration.stages.extract import choose_demonstrations
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.injection import adapted_mask
 
 Metrics = dict[str, float]
 DIGITS = 6  # kept in artifact and reports
+
+
+class Measured(NamedTuple):
+    """Zero-shot and adapted metrics of so many held-out rows; none of none."""
+
+    before: Metrics
+    after: Metrics
+    rows: int
+
+
+NOTHING = Measured({}, {}, 0)
 
 
 class Evaluation:
@@ -96,12 +108,13 @@ def before_and_after(
     settings: Settings,
     context_vector: Tensor,
     coefficients: Tensor,
-) -> tuple[Metrics, Metrics]:
+) -> Measured:
     """Zero-shot and adapted metrics on held-out examples."""
     evaluation = Evaluation(model, task, examples)
     mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
     adapted = evaluation.adapted(context_vector, coefficients, mask)
-    return evaluation.metrics(evaluation.zero_shot()), evaluation.metrics(adapted)
+    before = evaluation.metrics(evaluation.zero_shot())
+    return Measured(before, evaluation.metrics(adapted), len(examples))
 
 
 def metrics(log_probs: FloatArray, truth: npt.NDArray[np.int_]) -> Metrics:

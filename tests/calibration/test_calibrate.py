@@ -11,14 +11,15 @@ from statistics import fmean
 import pytest
 import torch
 
-from calibration.calibrate import Outcome, calibrate
 from calibration.command.calibrate import calibrate as run_cli
 from calibration.data.examples import Example
-from calibration.job import Job, round_losses, wire_bytes
 from calibration.model.hooked import HookedModel
-from calibration.progress import Progress
+from calibration.result.record import round_losses, wire_bytes
+from calibration.run.local import Job, calibrate_here
+from calibration.run.progress import Progress
+from calibration.run.recorder import Outcome
+from calibration.run.state import STATE_FILE, StateStore
 from calibration.settings import Settings
-from calibration.state import STATE_FILE, StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
@@ -54,7 +55,7 @@ def job(
 
 def run(job: Job, folder: Path, progress: Progress | None = None) -> Outcome:
     store = StateStore(folder.parent / f".{folder.name}.state", job.fingerprint())
-    return calibrate(job, folder, store, progress or Progress())
+    return calibrate_here(job, folder, store, progress or Progress())
 
 
 def test_artifact_is_what_the_job_says(job: Job, tmp_path: Path) -> None:

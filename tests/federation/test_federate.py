@@ -12,20 +12,21 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
-from calibration.calibrate import Outcome, calibrate
 from calibration.data.examples import Example, split_held_out
 from calibration.federation.client import app as client_app
 from calibration.federation.client.answers import Answers
 from calibration.federation.coordinator import fleet
 from calibration.federation.coordinator.app import LoggedProgress
-from calibration.federation.coordinator.clients import federate, outsized, refuse_coefficients
+from calibration.federation.coordinator.checks import outsized, refuse_coefficients
+from calibration.federation.coordinator.federate import federate
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.messages import FIT, Invitation, not_ok, tensor_record
-from calibration.job import Job
 from calibration.model.hooked import HookedModel
-from calibration.progress import Progress
 from calibration.result.report import write_report
-from calibration.state import StateStore, fingerprint
+from calibration.run.local import Job, calibrate_here
+from calibration.run.progress import Progress
+from calibration.run.recorder import Outcome
+from calibration.run.state import StateStore, fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.errors import DataError, FederationError, QuorumError
@@ -71,7 +72,7 @@ def test_equals_a_calibration_in_one_process(
     held_out = [row for _, rows in splits for row in rows]
     trains = [train for train, _ in splits]
     job = Job(llama, invitation.model, task, trains, held_out, SETTINGS)
-    local = calibrate(job, tmp_path / "local", StateStore(tmp_path / "s", "x"), Progress())
+    local = calibrate_here(job, tmp_path / "local", StateStore(tmp_path / "s", "x"), Progress())
     for ours, theirs in zip(tensors(federated), tensors(local), strict=True):
         assert torch.equal(ours, theirs)
     assert federated.state.losses == local.state.losses

@@ -16,8 +16,8 @@ from torch import Tensor
 from calibration.command.prepare import open_model
 from calibration.data.examples import Example, check_labels, read_examples, split_held_out
 from calibration.federation.wire.messages import Invitation, Member, Numbers
-from calibration.job import measurements
 from calibration.model.hooked import HookedModel
+from calibration.result.record import measurements
 from calibration.settings import Settings
 from calibration.stages.evaluate import before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
@@ -115,7 +115,7 @@ class Participant:
             raise FederationError("measures nothing: metrics would not be private")
         if not self.held_out:
             raise FederationError("has no held-out rows to measure on")
-        before, after = before_and_after(
+        measured = before_and_after(
             self.model,
             self.task,
             self.held_out,
@@ -123,7 +123,7 @@ class Participant:
             vector,
             coefficients,
         )
-        return {**measurements(before, after, len(self.held_out))}
+        return {**measurements(*measured)}
 
 
 def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:

@@ -12,12 +12,12 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from pydantic import BaseModel, ConfigDict
 
-from calibration.federation.coordinator.clients import federate
+from calibration.federation.coordinator.federate import federate
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.messages import Invitation
-from calibration.progress import Progress
 from calibration.result.report import write_report
-from calibration.state import StateStore, fingerprint
+from calibration.run.progress import Progress
+from calibration.run.state import StateStore, fingerprint
 from ifedicl_serve import __version__
 from ifedicl_serve.errors import FederationError
 

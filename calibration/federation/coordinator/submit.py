@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from calibration.command.parse import first_problem, parse_layers, parse_sites
 from calibration.federation.coordinator.app import FederationJob
-from calibration.federation.coordinator.clients import federated_spec
+from calibration.federation.coordinator.federate import federated_spec
 from calibration.federation.scripts import SCRIPTS
 from calibration.federation.wire.messages import Invitation
 from calibration.settings import Settings
@@ -51,7 +51,7 @@ def prepare_invitation(
             ),
             wire=wire,  # type: ignore[arg-type]
         )
-        federated_spec(invitation, sizes=(), measured={}, losses=())
+        federated_spec(invitation)
     except ValidationError as error:
         raise first_problem(error) from error
     return invitation

@@ -12,11 +12,13 @@ from calibration.command.calibrate import calibrate
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel, Noise
 from calibration.model.loss import label_targets
+from calibration.model.objective import Objective, example_gradients
+from calibration.privacy import manner, reference
 from calibration.privacy.accountant import noise_multiplier
+from calibration.privacy.reference import task_reference
 from calibration.settings import Settings
-from calibration.stages import extract
-from calibration.stages.extract import extract_vector, task_reference
-from calibration.stages.fit import Objective, example_gradients, fit_round
+from calibration.stages.extract import extract_vector
+from calibration.stages.fit import fit_round
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
@@ -45,7 +47,7 @@ class Nobody(Silent):
 @pytest.fixture
 def unshrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors as they are before what is likely noise is taken off."""
-    monkeypatch.setattr(extract, "shrunk", lambda noisy, deviation: noisy)
+    monkeypatch.setattr(manner, "shrunk", lambda noisy, deviation: noisy)
 
 
 def context_vector() -> torch.Tensor:
@@ -178,19 +180,20 @@ def test_demonstrations_are_limited_without_looking_at_labels(
     llama: HookedModel, task: TaskDefinition, examples: list[Example], monkeypatch
 ) -> None:
     """Evened out over labels, one example would decide which others are used."""
-    rendered, shown = extract.rendered, []
+    rendered, shown = manner.rendered, []
 
     def spy(model, task, examples):
         shown.append([example.text for example in examples])
         return rendered(model, task, examples)
 
-    monkeypatch.setattr(extract, "rendered", spy)
+    for module in (manner, reference):
+        monkeypatch.setattr(module, "rendered", spy)
     settings = dataclasses.replace(PRIVATE, demonstrations=4)
     relabelled = [Example(example.text, task.names[0]) for example in examples]
     for client in (examples, relabelled):
         assert extract_vector(llama, task, client, settings, 0).count == 4
-    reference, used, same_reference, also_used = shown
-    assert len(used) == 4 and used == also_used and reference == same_reference
+    public, used, same_public, also_used = shown
+    assert len(used) == 4 and used == also_used and public == same_public
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from calibration.data.demonstrations import choose_demonstrations
 from calibration.data.examples import Example
+from calibration.model.activations import mean_activation
 from calibration.model.hooked import HookedModel, recorded
 from calibration.settings import Settings
-from calibration.stages.extract import choose_demonstrations, extract_vector, mean_activation
+from calibration.stages.extract import extract_vector
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.errors import DataError

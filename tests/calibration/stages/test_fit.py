@@ -8,16 +8,12 @@ import torch
 
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
+from calibration.model.loss import label_loss, label_targets
+from calibration.model.objective import Objective
 from calibration.model.score import label_log_probs
+from calibration.seeds import derived_seed
 from calibration.settings import Settings
-from calibration.stages.fit import (
-    derived_seed,
-    fit_round,
-    label_loss,
-    label_targets,
-    learning_rate,
-    with_adapted,
-)
+from calibration.stages.fit import fit_round, learning_rate
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import initial_coefficients
 from ifedicl_serve.contract.prompt import token_ids
@@ -129,7 +125,8 @@ def test_learning_rate_warms_up_then_falls_to_nothing() -> None:
 def test_with_adapted_touches_the_mask_alone() -> None:
     coefficients = torch.zeros(2, 2, 2)
     mask = torch.tensor([[True, False], [False, True]])
-    replaced = with_adapted(coefficients, mask, torch.ones(2, 2))
+    objective = Objective(None, (), torch.zeros(2, 2, 1), coefficients, mask, None)
+    replaced = objective.with_adapted(torch.ones(2, 2))
     assert replaced.sum(dim=-1).tolist() == [[2, 0], [0, 2]]
     assert (coefficients == 0).all()
 

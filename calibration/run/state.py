@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from calibration.settings import Settings
+from ifedicl_serve.contract.injection import initial_coefficients
 from ifedicl_serve.errors import DataError
 from ifedicl_serve.files.writing import write_file
 
@@ -33,6 +35,12 @@ class State:
     losses: list[list[list[float]]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     federation: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def first(cls, context_vector: Tensor, settings: Settings) -> "State":
+        """That after stage 1: coefficients at their start values."""
+        start = initial_coefficients(len(context_vector), settings.layers, settings.sites)
+        return cls(context_vector, start.unsqueeze(0))
 
     @property
     def rounds_done(self) -> int:

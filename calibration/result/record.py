@@ -1,76 +1,23 @@
-"""What a calibration is made of, and the record of it that goes into the artifact.
+"""The record of a calibration that goes into the artifact.
 
 Nothing here depends on when or how fast a run goes: equal jobs give equal digests.
 """
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from math import prod
 from statistics import fmean
 
-from calibration.data.examples import Example
-from calibration.model.hooked import HookedModel
 from calibration.settings import Settings
 from calibration.stages.evaluate import DIGITS, Metrics
-from calibration.state import fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import SITES
 from ifedicl_serve.contract.spec import CalibrationRecord, TaskSpec
 
 FLOAT32_BYTES = 4
 PACKAGES = ("torch", "transformers")
 Losses = Sequence[Sequence[Sequence[float]]]  # by round, client and step
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything a calibration is made of. `held_out` is measured on, never fitted to.
-
-    Metrics are exact and published: with private settings those rows must be public.
-    """
-
-    model: HookedModel
-    identity: ModelIdentity
-    task: TaskDefinition
-    clients: Sequence[Sequence[Example]]
-    held_out: Sequence[Example]
-    settings: Settings
-
-    def fingerprint(self) -> str:
-        """What a saved state must have been made from to be continued."""
-        return fingerprint(
-            __version__,
-            self.identity.model_dump(),
-            str(self.model.network.dtype),
-            self.model.device.type,
-            self.task.name,
-            self.task.prompt.model_dump(),
-            [label.model_dump() for label in self.task.labels],
-            self.settings.record(),
-            [[(example.text, example.label) for example in client] for client in self.clients],
-            [(example.text, example.label) for example in self.held_out],
-        )
-
-
-def task_spec(job: Job, before: Metrics, after: Metrics, losses: Losses = ()) -> TaskSpec:
-    """`task.json` of a calibration in one process."""
-    shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
-    precision = str(job.model.network.dtype).split(".")[1]
-    return calibration_spec(
-        job.task,
-        job.identity,
-        shape,
-        job.settings,
-        client_sizes=[len(client) for client in job.clients],
-        vector_bytes=FLOAT32_BYTES * prod(shape),
-        measured=measurements(before, after, len(job.held_out)),
-        circumstances={"dtype": precision},
-        losses=losses,
-    )
 
 
 def calibration_spec(

@@ -1,0 +1,65 @@
+"""The coordinator's path: gather the clients, calibrate with them, measure, write the artifact.
+
+State is saved after every stage, so a coordinator that was killed goes on where it was. It needs
+the model's config and tokenizer, not its weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from calibration.calibrate import calibrate
+from calibration.federation.coordinator.clients import RemoteClients
+from calibration.federation.coordinator.fleet import Fleet, Terms
+from calibration.federation.coordinator.ledger import Ledger
+from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.tensors import encoded_bytes
+from calibration.result.record import Losses, calibration_spec, measurements
+from calibration.run.progress import Progress
+from calibration.run.recorder import Outcome, Recorder
+from calibration.run.state import StateStore
+from calibration.stages.evaluate import NOTHING, Measured
+from ifedicl_serve.contract.spec import TaskSpec
+
+
+def federate(
+    invitation: Invitation,
+    terms: Terms,
+    out: Path,
+    grid: Grid,
+    store: StateStore,
+    progress: Progress,
+) -> Outcome:
+    """Calibrate a task with the clients on `grid`, going on from a saved state if there is one,
+    and save its artifact to `out`. Raises QuorumError when too few clients answer."""
+    saved = store.load()
+    kept = saved.federation if saved else {}
+    fleet = Fleet(grid, invitation, terms, Ledger(kept.get("ledger", [])))
+    fleet.gather()
+    clients = RemoteClients(fleet, kept, progress)
+    recorder = Recorder(invitation.settings, saved, store, progress, clients.memory)
+    state = calibrate(clients, invitation.settings, recorder)
+    measured = clients.measure(state)
+    spec = federated_spec(invitation, clients.sizes, measured, state.losses)
+    return recorder.finished(state, measured, spec, out)
+
+
+def federated_spec(
+    invitation: Invitation,
+    sizes: Sequence[int] = (),
+    measured: Measured = NOTHING,
+    losses: Losses = (),
+) -> TaskSpec:
+    """`task.json` of a federation."""
+    return calibration_spec(
+        invitation.task,
+        invitation.model,
+        invitation.vector_shape,
+        invitation.settings,
+        client_sizes=sizes,
+        vector_bytes=encoded_bytes(invitation.vector_shape, invitation.wire),
+        measured=measurements(*measured),
+        circumstances={"wire": invitation.wire},
+        losses=losses,
+    )
