@@ -30,9 +30,9 @@ from torch import Tensor
 from bench.report import machine, options, show_headline
 from bench.serve.store import Store
 from calibration.calibrate import Watch, calibrate
-from calibration.command.prepare import open_model
 from calibration.data.examples import Example, read_examples
 from calibration.model.hooked import HookedModel
+from calibration.model.load import open_model
 from calibration.model.score import FloatArray
 from calibration.result.record import versions
 from calibration.run.local import LocalClients

@@ -33,8 +33,8 @@ from bench.federate.attackers import (
     word_auc,
 )
 from bench.report import machine, options, report
-from calibration.command.prepare import open_model
 from calibration.model.hooked import HookedModel
+from calibration.model.load import open_model
 from calibration.result.record import versions
 from calibration.settings import Settings
 

@@ -51,9 +51,9 @@ from bench.federate.rounds import MeteredModel, Variant, run_federated
 from bench.report import machine, options, show_headline
 from bench.serve.store import Store
 from calibration.command.parse import parse_layers
-from calibration.command.prepare import open_model
 from calibration.data.examples import Example
 from calibration.data.partition import contradictory, dirichlet, iid, one_label
+from calibration.model.load import open_model
 from calibration.result.record import versions
 from calibration.settings import Settings
 from calibration.stages.evaluate import Evaluation, Metrics

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from calibration.data.examples import Example
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
 from ifedicl_serve.contract.prompt import PromptTemplate, label_trie, tokenized_labels
 from ifedicl_serve.contract.spec import Label, TaskSpec
+from ifedicl_serve.errors import PromptError
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,9 @@ class TaskDefinition:
         """Demonstrations followed by the prompt for `text`: in-context learning itself."""
         context = "".join(self.demonstration(example) for example in demonstrations)
         return context + self.prompt.render(text)
+
+
+def first_problem(error: ValidationError) -> PromptError:
+    """pydantic's complaint about a template or label, as one of our errors."""
+    message = error.errors(include_url=False)[0]["msg"]
+    return PromptError(message.removeprefix("Value error, "))

@@ -1,9 +1,15 @@
-"""Options that several commands share: their help, once. Defaults come from `Settings`."""
+"""Options that several commands share: their help, once, and in groups (`option_groups`).
 
+Defaults come from `Settings`.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from calibration.settings import Settings
 
 Model = Annotated[str, typer.Option("--model", help="Checkpoint folder or hub name.")]
 Task = Annotated[Path, typer.Option("--task", help="Folder of the calibrated task.")]
@@ -13,39 +19,69 @@ TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 
-# What is calibrated.
 Out = Annotated[Path, typer.Option(help="Folder to write the task to.")]
-Name = Annotated[str | None, typer.Option(help="Task name (default: that of --out).")]
-Template = Annotated[str, typer.Option(help=r"Prompt with {text}; \n is a newline.")]
-Separator = Annotated[str, typer.Option(help="Ends a demonstration.")]
-TEMPLATE, SEPARATOR = r"Text: {text}\nLabel:", r"\n\n"
 
-# How.
-Layers = Annotated[str, typer.Option(help="all, last:K or a list such as 0,3,5.")]
-Sites = Annotated[str, typer.Option(help="attn, mlp or both.")]
-Loss = Annotated[
-    str, typer.Option(help="restricted (to the task's labels) or vocabulary (the paper's).")
-]
-Rounds = Annotated[int, typer.Option(help="Rounds of fit and averaging.")]
-LocalSteps = Annotated[int, typer.Option(help="Steps a round.")]
-LearningRate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
-BatchSize = Annotated[int, typer.Option(help="Examples a step.")]
-Demonstrations = Annotated[
-    int, typer.Option(help="Most demonstrations a client extracts from; 0: all.")
-]
-Aggregation = Annotated[
-    str,
-    typer.Option(
-        help="fedavg, or against poisoned clients: median, trimmed_mean, krum, multi_krum."
-    ),
-]
-Epsilon = Annotated[
-    float, typer.Option(help="Differential privacy of each client's examples; 0: none.")
-]
-Delta = Annotated[float, typer.Option(help="The probability with which --epsilon may fail.")]
-VectorClip = Annotated[
-    float, typer.Option(help="With --epsilon: clipping norm of an example's activations.")
-]
-GradientClip = Annotated[
-    float, typer.Option(help="With --epsilon: clipping norm of an example's gradient.")
-]
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What a task is called, and how its prompts are written."""
+
+    name: Annotated[str | None, typer.Option(help="Task name (default: that of --out).")] = None
+    template: Annotated[str, typer.Option(help=r"Prompt with {text}; \n is a newline.")] = (
+        r"Text: {text}\nLabel:"
+    )
+    separator: Annotated[str, typer.Option(help="Ends a demonstration.")] = r"\n\n"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a data file has its texts and labels."""
+
+    text_column: TextColumn = "text"
+    label_column: LabelColumn = "label"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return self.text_column, self.label_column
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a task is fitted."""
+
+    layers: Annotated[str, typer.Option(help="all, last:K or a list such as 0,3,5.")] = "all"
+    sites: Annotated[str, typer.Option(help="attn, mlp or both.")] = "attn,mlp"
+    loss: Annotated[
+        str, typer.Option(help="restricted (to the task's labels) or vocabulary (the paper's).")
+    ] = Settings.loss
+    rounds: Annotated[int, typer.Option(help="Rounds of fit and averaging.")] = Settings.rounds
+    local_steps: Annotated[int, typer.Option(help="Steps a round.")] = Settings.local_steps
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = Settings.learning_rate
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = Settings.batch_size
+    demonstrations: Annotated[
+        int, typer.Option(help="Most demonstrations a client extracts from; 0: all.")
+    ] = Settings.demonstrations
+    aggregation: Annotated[
+        str,
+        typer.Option(
+            help="fedavg, or against poisoned clients: median, trimmed_mean, krum, multi_krum."
+        ),
+    ] = Settings.aggregation
+
+
+@dataclass(frozen=True)
+class PrivacyOptions:
+    """What of a client's examples may show."""
+
+    epsilon: Annotated[
+        float, typer.Option(help="Differential privacy of each client's examples; 0: none.")
+    ] = Settings.epsilon
+    delta: Annotated[float, typer.Option(help="The probability with which --epsilon may fail.")] = (
+        Settings.delta
+    )
+    vector_clip: Annotated[
+        float, typer.Option(help="With --epsilon: clipping norm of an example's activations.")
+    ] = Settings.vector_clip
+    gradient_clip: Annotated[
+        float, typer.Option(help="With --epsilon: clipping norm of an example's gradient.")
+    ] = Settings.gradient_clip

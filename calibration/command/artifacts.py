@@ -95,7 +95,7 @@ def _export(
     dtype: Annotated[str, typer.Option(help="fp32 or bf16 weights.")] = "bf16",
 ) -> None:
     """Write a plain Hugging Face checkpoint with the task folded in; any engine runs it."""
-    from calibration.command import prepare as commands
+    from calibration.model.load import open_model
     from calibration.result.export import export_fused
     from ifedicl_serve.contract.artifact import load_artifact
     from ifedicl_serve.contract.identity import ModelIdentity
@@ -103,5 +103,5 @@ def _export(
     if not fused:
         raise DataError("nothing to do without --fused, the only kind of export; add it")
     artifact = load_artifact(task, ModelIdentity.of(model))
-    export_fused(commands.open_model(model, dtype, "cpu"), model, artifact, out)
+    export_fused(open_model(model, dtype, "cpu"), model, artifact, out)
     Console().print(f"wrote {out}: {model} with task {artifact.spec.name} folded in")

@@ -12,13 +12,12 @@ import typer
 from rich.console import Console
 
 from calibration.command.arguments import (
+    Columns,
     Device,
     Dtype,
-    LabelColumn,
     Model,
     Seed,
     Task,
-    TextColumn,
 )
 from calibration.command.tables import metrics_table
 from ifedicl_serve.command import run_command
@@ -30,6 +29,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _evaluate(
+    *,
     model: Model,
     task: Task,
     data: Annotated[Path, typer.Option(help="Labelled rows to classify.")],
@@ -38,8 +38,7 @@ def _evaluate(
         typer.Option(help="Labelled rows for few-shot prompts and the mean label logit."),
     ] = None,
     shots: Annotated[int, typer.Option(min=1, help="Demonstrations in a few-shot prompt.")] = 8,
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    columns: Columns,
     dtype: Dtype = "fp32",
     device: Device = "auto",
     seed: Seed = 0,
@@ -48,19 +47,19 @@ def _evaluate(
     ] = None,
 ) -> None:
     """Accuracy, log-loss and macro-F1 without adaptation, with a few-shot prompt, and adapted."""
-    from calibration.command import prepare as commands
     from calibration.data.examples import check_labels, read_examples
+    from calibration.model.load import open_model
     from calibration.stages.evaluate import compare
     from ifedicl_serve.contract.artifact import load_artifact
     from ifedicl_serve.contract.identity import ModelIdentity
 
     artifact = load_artifact(task, ModelIdentity.of(model))
     names = [label.name for label in artifact.spec.labels]
-    examples = read_examples(data, text_column, label_column)
-    demonstrations = read_examples(train, text_column, label_column) if train else []
+    examples = read_examples(data, *columns.names)
+    demonstrations = read_examples(train, *columns.names) if train else []
     check_labels(examples, names, str(data))
     check_labels(demonstrations, names, str(train))
-    hooked = commands.open_model(model, dtype, device)
+    hooked = open_model(model, dtype, device)
     metrics = compare(hooked, artifact, examples, demonstrations, shots, seed)
     Console().print(metrics_table(f"{artifact.spec.name}: {len(examples)} rows", metrics))
     if json_file:

@@ -8,33 +8,16 @@ from typing import Annotated
 import typer
 
 from calibration.command.arguments import (
-    SEPARATOR,
-    TEMPLATE,
-    Aggregation,
-    BatchSize,
-    Delta,
-    Demonstrations,
+    Columns,
     Device,
     Dtype,
-    Epsilon,
-    GradientClip,
-    LabelColumn,
-    Layers,
-    LearningRate,
-    LocalSteps,
-    Loss,
+    FitOptions,
     Model,
-    Name,
     Out,
-    Rounds,
+    PrivacyOptions,
+    PromptOptions,
     Seed,
-    Separator,
-    Sites,
-    Template,
-    TextColumn,
-    VectorClip,
 )
-from calibration.settings import Settings
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import FederationError
 
@@ -59,6 +42,7 @@ def partition(argv: Sequence[str]) -> int:
 
 
 def _federate(
+    *,
     model: Model,
     out: Out,
     labels: Annotated[str, typer.Option(help="name,name=words,... or @labels.json")],
@@ -77,33 +61,19 @@ def _federate(
     ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for clients.")] = 600,
     timeout: Annotated[float, typer.Option(help="Seconds a stage may take.")] = 3600,
-    name: Name = None,
-    template: Template = TEMPLATE,
-    separator: Separator = SEPARATOR,
-    layers: Layers = "all",
-    sites: Sites = "attn,mlp",
-    loss: Loss = Settings.loss,
-    rounds: Rounds = Settings.rounds,
-    local_steps: LocalSteps = Settings.local_steps,
-    lr: LearningRate = Settings.learning_rate,
-    batch_size: BatchSize = Settings.batch_size,
-    demonstrations: Demonstrations = Settings.demonstrations,
-    aggregation: Aggregation = Settings.aggregation,
+    prompt: PromptOptions,
+    fit: FitOptions,
     wire: Annotated[str, typer.Option(help="Context vector as fp32, fp16 or int8.")] = "fp32",
-    epsilon: Epsilon = Settings.epsilon,
-    delta: Delta = Settings.delta,
-    vector_clip: VectorClip = Settings.vector_clip,
-    gradient_clip: GradientClip = Settings.gradient_clip,
+    privacy: PrivacyOptions,
     held_out: Annotated[
         float, typer.Option(help="Of a simulated client's rows, the part to measure on.")
     ] = 0.2,
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    columns: Columns,
     seed: Seed = 0,
 ) -> None:
     """Coordinate a calibration whose clients keep their data, over Flower."""
-    from calibration.command.parse import parse_labels, unescape
-    from calibration.command.prepare import define_task
+    from calibration.command.parse import parse_labels
+    from calibration.command.prepare import define_task, settings_of
     from calibration.federation.coordinator.app import FederationJob
     from calibration.federation.coordinator.fleet import Terms
     from calibration.federation.coordinator.submit import prepare_invitation, submit
@@ -116,28 +86,15 @@ def _federate(
     named = parse_labels(labels, [])
     if (superlink is None) == (simulate is None):
         raise FederationError("give either --superlink or --simulate")
-    owners = owners_of(simulate or [], model, text_column, label_column, held_out)
+    owners = owners_of(simulate or [], model, *columns.names, held_out)
     expected = clients or len(owners)
     terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
-    refuse_few_voters(aggregation, terms.quorum)
+    refuse_few_voters(fit.aggregation, terms.quorum)
     invitation = prepare_invitation(
         model,
-        define_task(name or out.name, unescape(template), unescape(separator), named),
-        layers,
-        sites,
+        define_task(prompt, out, named),
         wire,
-        loss=loss,
-        rounds=rounds,
-        local_steps=local_steps,
-        learning_rate=lr,
-        batch_size=batch_size,
-        demonstrations=demonstrations,
-        aggregation=aggregation,
-        epsilon=epsilon,
-        delta=delta,
-        vector_clip=vector_clip,
-        gradient_clip=gradient_clip,
-        seed=seed,
+        lambda num_layers: settings_of(fit, privacy, num_layers, seed),
     )
     job = FederationJob(
         invitation=invitation,
@@ -154,6 +111,7 @@ def _federate(
 
 
 def _client(
+    *,
     model: Model,
     data: Annotated[Path, typer.Option(help="Your labelled examples; they stay here.")],
     client: Annotated[int, typer.Option(help="Your number in the federation, from 0.")],
@@ -179,8 +137,7 @@ def _client(
             "(default: hidden, beside --data)."
         ),
     ] = None,
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    columns: Columns,
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
@@ -195,8 +152,7 @@ def _client(
         client,
         str(Path(model).resolve()) if Path(model).is_dir() else model,
         data.resolve(),
-        text_column,
-        label_column,
+        *columns.names,
         held_out,
         dtype,
         device,
@@ -209,20 +165,20 @@ def _client(
 
 
 def _partition(
+    *,
     data: Annotated[Path, typer.Option(help="Labelled examples to share out.")],
     how: Annotated[
         str, typer.Option(help="iid, dirichlet:ALPHA, label, or contradictory:N (of them).")
     ],
     clients: Annotated[int, typer.Option(help="Number of clients.")],
     out: Annotated[Path, typer.Option(help="Folder for one file a client.")],
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
+    columns: Columns,
     seed: Seed = 0,
 ) -> None:
     """Share one file out among simulated clients."""
     from calibration.data.examples import read_examples
     from calibration.data.partition import split, write_clients
 
-    rows = read_examples(data, text_column, label_column)
+    rows = read_examples(data, *columns.names)
     paths = write_clients(split(rows, how, clients, seed), out)
     typer.echo(f"wrote {len(paths)} files to {out}")

@@ -7,9 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from ifedicl_serve.errors import DataError, PromptError
+from ifedicl_serve.errors import DataError
 
 
 def parse_labels(text: str | None, found: Sequence[str]) -> list[tuple[str, str]]:
@@ -66,12 +64,6 @@ def parse_sites(text: str, known: Sequence[str]) -> tuple[str, ...]:
 def unescape(text: str) -> str:
     """A template as typed in a shell, where a newline is written as backslash n."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
-
-
-def first_problem(error: ValidationError) -> PromptError:
-    """pydantic's complaint about a template or label, as one of our errors."""
-    message = error.errors(include_url=False)[0]["msg"]
-    return PromptError(message.removeprefix("Value error, "))
 
 
 def _labels_from_file(path: Path) -> list[tuple[str, str]]:

@@ -1,12 +1,13 @@
 """What the subcommands do, between the options people type and the pipeline's functions."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
-from calibration.command.parse import first_problem, parse_labels
+from calibration.command.arguments import Columns, FitOptions, PrivacyOptions, PromptOptions
+from calibration.command.parse import parse_labels, parse_layers, parse_sites, unescape
 from calibration.data.examples import (
     Example,
     check_labels,
@@ -14,39 +15,24 @@ from calibration.data.examples import (
     read_examples,
     split_held_out,
 )
-from calibration.model.hooked import HookedModel, load_model
+from calibration.model.hooked import HookedModel
 from calibration.run.local import Job, task_spec
 from calibration.settings import Settings
-from calibration.task import TaskDefinition
+from calibration.task import TaskDefinition, first_problem
 from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import SITES
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import Label
 
-NARROW = 768  # hidden size up to which one thread computes
-
-
-def open_model(name: str, dtype: str, device: str) -> HookedModel:
-    """Load a model without transformers' own progress bar, and choose threads for its width.
-
-    Every operation waits for its slowest thread. On narrow models an operation is shorter than
-    a time slice, so next to other busy processes two threads are many times slower than one.
-    """
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = load_model(name, dtype, device)
-    if model.hidden_size <= NARROW:
-        torch.set_num_threads(1)
-    return model
-
 
 def define_task(
-    name: str, template: str, separator: str, labels: Sequence[tuple[str, str]]
+    prompt: PromptOptions, out: Path, labels: Sequence[tuple[str, str]]
 ) -> TaskDefinition:
-    """A task from text. Raises PromptError."""
+    """What was typed, as a task. Raises PromptError."""
+    template, separator = unescape(prompt.template), unescape(prompt.separator)
     try:
         return TaskDefinition(
-            name,
+            prompt.name or out.name,
             PromptTemplate(template=template, separator=separator),
             tuple(Label(name=label, verbalization=words) for label, words in labels),
         )
@@ -56,15 +42,15 @@ def define_task(
 
 def read_clients(
     paths: Sequence[Path],
-    columns: tuple[str, str],
+    columns: Columns,
     fraction: float,
     held_out: Path | None,
     seed: int,
 ) -> tuple[list[list[Example]], list[Example]]:
     """Each client's training examples, and the rows held out: a file, or part of every client."""
-    files = [read_examples(path, *columns) for path in paths]
+    files = [read_examples(path, *columns.names) for path in paths]
     if held_out is not None:
-        return files, read_examples(held_out, *columns)
+        return files, read_examples(held_out, *columns.names)
     splits = [split_held_out(examples, fraction, seed) for examples in files]
     return [train for train, _ in splits], [row for _, rest in splits for row in rest]
 
@@ -98,3 +84,12 @@ def prepare_job(
     except ValidationError as error:
         raise first_problem(error) from error
     return job
+
+
+def settings_of(fit: FitOptions, privacy: PrivacyOptions, num_layers: int, seed: int) -> Settings:
+    """What was typed, for a model of so many layers. Raises DataError."""
+    typed = asdict(fit) | asdict(privacy)
+    typed["learning_rate"] = typed.pop("lr")
+    typed["layers"] = parse_layers(fit.layers, num_layers)
+    typed["sites"] = parse_sites(fit.sites, SITES)
+    return Settings(**typed, seed=seed)

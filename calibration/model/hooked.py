@@ -18,7 +18,6 @@ from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, Site, inject
 from ifedicl_serve.errors import DataError, ModelError
 
 SITE_MODULES: dict[Site, str] = {"attn": "self_attn", "mlp": "mlp"}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Edit = Callable[[Tensor], Tensor | None]
 
@@ -82,39 +81,6 @@ class HookedModel:
         if cap is not None:
             logits = torch.tanh(logits / cap) * cap
         return logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-
-
-def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedModel:
-    """Load a local checkpoint folder or hub model, frozen. Raises ModelError."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r} is unknown (known: {', '.join(DTYPES)})")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        config = AutoConfig.from_pretrained(name)
-        _dequantise_when_loaded(config)
-        network: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=DTYPES[dtype]
-        )
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(
-            f"cannot load model {name!r}: {error}; give a Hugging Face checkpoint folder or hub "
-            "name of a causal language model"
-        ) from error
-    if getattr(network.config, "attn_logit_softcapping", None):
-        network.set_attn_implementation("eager")  # Gemma 2: PyTorch's own attention has no cap
-    return HookedModel(network.to(device), tokenizer)
-
-
-def _dequantise_when_loaded(config: Any) -> None:
-    """compressed-tensors would do it when the whole network is first called, which `hidden`, that
-    calls its decoder, never does."""
-    quantization = getattr(config, "quantization_config", None) or {}
-    if quantization.get("quant_method") == "compressed-tensors":
-        quantization["dequantize"] = True
 
 
 def decoder_layers(network: Any) -> list[nn.Module]:

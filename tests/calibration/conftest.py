@@ -8,7 +8,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from calibration.data.examples import Example
-from calibration.model.hooked import HookedModel, load_model
+from calibration.model.hooked import HookedModel
+from calibration.model.load import load_model
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import Label

@@ -10,7 +10,8 @@ from bench.federate.lora import Lora, add_adapters, fit_adapters, run_lora
 from bench.federate.report import Table, compute_ratio, cost_to_reach, markdown, rounds_to
 from bench.federate.rounds import MeteredModel, Variant, fitting_only, run_federated
 from calibration.data.examples import Example
-from calibration.model.hooked import HookedModel, load_model
+from calibration.model.hooked import HookedModel
+from calibration.model.load import load_model
 from calibration.settings import Settings
 from calibration.stages.evaluate import Evaluation
 from calibration.stages.fit import fit_round

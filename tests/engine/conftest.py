@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from bench.serve.random_tasks import random_task
-from calibration.model.hooked import load_model
+from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.plugin import register

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench.serve.random_tasks import random_task
-from calibration.model.hooked import load_model
+from calibration.model.load import load_model
 from calibration.result.export import export_fused
 from ifedicl_serve.contract.prompt import token_ids
 from tests.engine.conftest import engine, request, scores

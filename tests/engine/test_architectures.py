@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from bench.serve.random_tasks import random_task
-from calibration.model.hooked import HookedModel, load_model, longest_prompt
+from calibration.model.hooked import HookedModel, longest_prompt
+from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.errors import ModelError

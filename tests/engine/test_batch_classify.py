@@ -17,7 +17,7 @@ import pytest
 
 from api.batch.command import classify
 from bench.serve.random_tasks import random_task
-from calibration.model.hooked import load_model
+from calibration.model.load import load_model
 from tests.engine.reference import hooked
 
 LABELS = ("card", "card payment", "cash", "exchange rate")  # of several tokens: three nodes

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from calibration.model.hooked import injected, load_model
+from calibration.model.hooked import injected
+from calibration.model.load import load_model
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.plugin.request import TaskRequest

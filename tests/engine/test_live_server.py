@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from bench.serve.random_tasks import random_task
-from calibration.model.hooked import injected, load_model
+from calibration.model.hooked import injected
+from calibration.model.load import load_model
 from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.contract.prompt import token_ids
 from tests.engine.reference import hooked

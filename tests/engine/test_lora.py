@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from vllm.lora.request import LoRARequest
 
 from bench.serve.random_tasks import random_task
-from calibration.model.hooked import load_model
+from calibration.model.load import load_model
 from ifedicl_serve.contract.prompt import token_ids
 from tests.engine.conftest import engine, random_prompts, request, run
 from tests.engine.reference import hooked, trie_of

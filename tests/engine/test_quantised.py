@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from bench.serve.random_tasks import random_task
-from calibration.model.hooked import load_model
+from calibration.model.load import load_model
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
 from tests.engine.reference import hooked
 from tests.engine.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin

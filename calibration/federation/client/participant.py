@@ -13,10 +13,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from calibration.command.prepare import open_model
 from calibration.data.examples import Example, check_labels, read_examples, split_held_out
 from calibration.federation.wire.messages import Invitation, Member, Numbers
 from calibration.model.hooked import HookedModel
+from calibration.model.load import open_model
 from calibration.result.record import measurements
 from calibration.settings import Settings
 from calibration.stages.evaluate import before_and_after

@@ -2,21 +2,19 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from transformers import AutoConfig, AutoTokenizer
 
-from calibration.command.parse import first_problem, parse_layers, parse_sites
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.coordinator.federate import federated_spec
 from calibration.federation.scripts import SCRIPTS
 from calibration.federation.wire.messages import Invitation
 from calibration.settings import Settings
-from calibration.task import TaskDefinition
+from calibration.task import TaskDefinition, first_problem
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import SITES
 from ifedicl_serve.errors import FederationError, ModelError
 
 APP = Path(__file__).parents[1] / "app"
@@ -24,9 +22,10 @@ JOB_FILE = "federation.json"
 
 
 def prepare_invitation(
-    model: str, task: TaskDefinition, layers: str, sites: str, wire: str, **settings: Any
+    model: str, task: TaskDefinition, wire: str, settings_for: Callable[[int], Settings]
 ) -> Invitation:
-    """An invitation that has passed every check an artifact must pass.
+    """An invitation that has passed every check an artifact must pass; `settings_for` is told how
+    many layers the model has.
 
     Reads the model's config and tokenizer, not its weights beyond a sample for its identity.
     """
@@ -44,11 +43,7 @@ def prepare_invitation(
             model=identity,
             num_layers=config.num_hidden_layers,
             hidden_size=config.hidden_size,
-            settings=Settings(
-                layers=parse_layers(layers, config.num_hidden_layers),
-                sites=parse_sites(sites, SITES),  # type: ignore[arg-type]
-                **settings,
-            ),
+            settings=settings_for(config.num_hidden_layers),
             wire=wire,  # type: ignore[arg-type]
         )
         federated_spec(invitation)

@@ -10,9 +10,9 @@ from calibration.model.hooked import (
     decoder_layers,
     injected,
     last_tokens,
-    load_model,
     recorded,
 )
+from calibration.model.load import load_model
 from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, initial_coefficients
 from ifedicl_serve.errors import DataError, ModelError
 

@@ -18,7 +18,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from calibration.model.hooked import HookedModel, injected, load_model
+from calibration.model.hooked import HookedModel, injected
+from calibration.model.load import load_model
 from calibration.model.score import label_log_probs
 from calibration.result.export import export_fused, fused_config
 from calibration.task import TaskDefinition

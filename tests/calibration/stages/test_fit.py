@@ -97,7 +97,7 @@ def test_batches_larger_than_the_data_are_filled(
 
 
 def test_bf16_fits_too(llama_folder, task: TaskDefinition, examples: list[Example]) -> None:
-    from calibration.model.hooked import load_model
+    from calibration.model.load import load_model
 
     update = fit(load_model(str(llama_folder), "bf16"), task, examples, SETTINGS)
     assert update.coefficients.dtype == torch.float32
