@@ -11,9 +11,9 @@ from api.access.admin_key import AdminKey
 from api.classify.classifier import Classifier
 from api.classify.encoder import PromptEncoder
 from api.classify.engine import GenerationEngine, LabelEngine, PoolingEngine
+from api.errors import on_error
 from api.follow import count_tasks, follow
 from api.http import admin, classify, page, ready, tasks
-from api.http.errors import on_error
 from api.limits.admission import Admission
 from api.observe import scrape
 from api.vllm.admission import admit_classifications

@@ -10,12 +10,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from calibration.run.state import State
 from calibration.settings import Settings
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
 from calibration.stages.robust import AGGREGATORS
+from calibration.state import State
 
 
 class Clients(Protocol):

@@ -5,6 +5,7 @@ Free of torch, so that the command line can show the defaults at once.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -18,6 +19,7 @@ Loss = Literal["restricted", "vocabulary"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 Aggregation = Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+EXTRACTION = -1  # in a round's place, for what is drawn before the first
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,12 @@ class Settings:
     def private(self) -> bool:
         """Whether clients clip and add noise."""
         return self.epsilon > 0
+
+    def seed_of(self, client: int, round_index: int) -> int:
+        """A seed of its own for every client and round (`EXTRACTION`: before the first), the same
+        on every machine."""
+        digest = hashlib.sha256(f"{self.seed}/{client}/{round_index}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1  # torch seeds are signed
 
     def record(self) -> dict[str, int | float | str]:
         """For the artifact and the report: plain values only."""

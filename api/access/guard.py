@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access.keys import TaskPatterns, key_digest
-from api.http.errors import error_response
+from api.errors import error_response
 from api.observe.context import current_request, path_of
 
 # What shows no task and does no work: probes, metrics, the page and the documentation.

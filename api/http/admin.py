@@ -35,9 +35,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.exceptions import HTTPException
 
 from api.access.admin_key import ADMIN_KEY_VARIABLE, require_admin_key
+from api.errors import TaskRoute
 from api.http.cards import task_card
 from api.http.dependencies import Editor
-from api.http.errors import TaskRoute
 from api.http.upload import REQUEST_BODY, read_upload
 from ifedicl_serve.contract.spec import TaskName
 from ifedicl_serve.schema import ErrorResponse, ReloadReport, TaskCard

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request, Response
 
 from api.access.allowed import VisibleTasks, find_task
 from api.classify.classifier import Classifier, Scored
+from api.errors import TaskRoute
 from api.http.answer import answer
 from api.http.dependencies import ERRORS, AdmissionDep, ClassifierDep, Options, Tasks
-from api.http.errors import TaskRoute
 from api.limits.deadline import answer_in_time
 from api.observe import metrics
 from api.observe.context import current_request

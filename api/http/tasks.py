@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from torch import Tensor
 
 from api.access.allowed import VisibleTasks, find_task
+from api.errors import TaskRoute
 from api.http.cards import task_card, task_summary
 from api.http.dependencies import ERRORS, Tasks
-from api.http.errors import TaskRoute
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES
 from ifedicl_serve.errors import ArtifactError, TaskUnavailableError

@@ -11,8 +11,6 @@ from uuid import uuid4
 
 from starlette.types import Scope
 
-from api.access.keys import TaskPatterns
-
 
 @dataclass
 class RequestContext:
@@ -20,7 +18,7 @@ class RequestContext:
 
     id: str = field(default_factory=lambda: uuid4().hex)
     trace_headers: Mapping[str, str] = field(default_factory=dict)
-    allowed: TaskPatterns | None = None  # None: every task
+    allowed: tuple[str, ...] | None = None  # names or globs of tasks; None: every task
     task: str = ""  # the name of a task that exists
     texts: int = 0
     error: str = ""  # the kind of error it is answered with

@@ -19,7 +19,6 @@ from calibration.data.examples import Example
 from calibration.model.batches import shuffled
 from calibration.model.hooked import HookedModel
 from calibration.model.loss import label_loss, label_targets
-from calibration.seeds import derived_seed
 from calibration.settings import Settings
 from calibration.stages.aggregate import fedavg
 from calibration.stages.evaluate import Evaluation
@@ -102,7 +101,7 @@ def fit_adapters(
 ) -> None:
     """A client's local steps, in place: `calibration.stages.fit.fit_round` for adapters."""
     targets = label_targets(model, task, examples, settings.loss)
-    seed = derived_seed(settings.seed, client, round_index)
+    seed = settings.seed_of(client, round_index)
     generator = torch.Generator().manual_seed(seed)
     batches = shuffled(len(targets), settings.batch_size, settings.local_steps, generator)
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=settings.weight_decay)

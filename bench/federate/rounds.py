@@ -23,11 +23,11 @@ from calibration.model.objective import Objective
 from calibration.model.score import FloatArray
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
-from calibration.run.state import State
 from calibration.settings import Settings
 from calibration.stages.evaluate import Evaluation, Metrics
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
+from calibration.state import State
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import BETA, BETA_START, adapted_mask
 

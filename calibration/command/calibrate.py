@@ -26,8 +26,8 @@ from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
+    from calibration.result.outcome import Outcome
     from calibration.run.local import Job
-    from calibration.run.recorder import Outcome
 
 
 def calibrate(argv: Sequence[str]) -> int:
@@ -96,7 +96,7 @@ def _run(job: "Job", out: Path, state: Path, report: Path) -> None:
     from calibration.command.console import ConsoleProgress
     from calibration.result.report import write_report
     from calibration.run.local import calibrate_here
-    from calibration.run.state import StateStore
+    from calibration.state import StateStore
 
     console = Console()
     progress = ConsoleProgress(console, job.settings.rounds, job.settings.local_steps)

@@ -12,7 +12,7 @@ from calibration.federation.client.app import client_app
 from calibration.federation.client.participant import Owner
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.wire.messages import Invitation
-from calibration.run.state import fingerprint
+from calibration.state import fingerprint
 from ifedicl_serve.errors import DataError
 
 

@@ -20,8 +20,7 @@ from calibration.model.objective import Objective, example_gradients
 from calibration.privacy.accountant import noise_multiplier, sampling_rate
 from calibration.privacy.mechanism import Randomness, clip, noised, poisson_sample, shrunk
 from calibration.privacy.reference import task_reference
-from calibration.seeds import EXTRACTION, derived_seed
-from calibration.settings import Settings
+from calibration.settings import EXTRACTION, Settings
 from calibration.task import TaskDefinition
 
 
@@ -34,7 +33,7 @@ class PrivateManner:
     def demonstrations(self, examples: Sequence[Example]) -> list[Example]:
         """Drawn by position: evened out over the labels, one example would decide about others."""
         count = min(self.settings.demonstrations or len(examples), len(examples))
-        seed = derived_seed(self.settings.seed, self.client, EXTRACTION)
+        seed = self.settings.seed_of(self.client, EXTRACTION)
         return random.Random(seed).sample(list(examples), count)
 
     def vector(

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from calibration.result.figures import draw_coefficients, draw_losses
-from calibration.run.recorder import Outcome
+from calibration.result.outcome import Outcome
 from ifedicl_serve.contract.spec import TaskSpec
 
 LOSS_FIGURE, COEFFICIENT_FIGURE = "loss.png", "coefficients.png"

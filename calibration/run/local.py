@@ -10,6 +10,7 @@ from torch import Tensor
 from calibration.calibrate import calibrate
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
+from calibration.result.outcome import Outcome
 from calibration.result.record import (
     FLOAT32_BYTES,
     Losses,
@@ -17,12 +18,12 @@ from calibration.result.record import (
     measurements,
 )
 from calibration.run.progress import Progress
-from calibration.run.recorder import Outcome, Recorder
-from calibration.run.state import State, StateStore, fingerprint
+from calibration.run.recorder import Recorder
 from calibration.settings import Settings
 from calibration.stages.evaluate import NOTHING, Measured, before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
+from calibration.state import State, StateStore, fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity

@@ -1,11 +1,12 @@
 """A run that is saved after every stage, told of, and warned of; at its end, the artifact."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from calibration.calibrate import Watch
+from calibration.result.outcome import Outcome
 from calibration.result.signs import (
     absent_signs,
     benefit_signs,
@@ -15,25 +16,14 @@ from calibration.result.signs import (
     vector_signs,
 )
 from calibration.run.progress import Progress
-from calibration.run.state import State, StateStore
 from calibration.settings import Settings
-from calibration.stages.evaluate import Measured, Metrics
+from calibration.stages.evaluate import Measured
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
-from ifedicl_serve.contract.artifact import Artifact, save_artifact
+from calibration.state import State, StateStore
+from ifedicl_serve.contract.artifact import save_artifact
 from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.contract.spec import TaskSpec
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The artifact, and what only the report tells."""
-
-    artifact: Artifact
-    state: State
-    before: Metrics
-    after: Metrics
-    warnings: list[str]
 
 
 class Recorder(Watch):

@@ -20,8 +20,7 @@ from calibration.model.hooked import HookedModel
 from calibration.model.objective import Objective
 from calibration.privacy.manner import PrivateManner
 from calibration.privacy.mechanism import Randomness
-from calibration.seeds import EXTRACTION, derived_seed
-from calibration.settings import Settings
+from calibration.settings import EXTRACTION, Settings
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import ModelError
 
@@ -101,7 +100,7 @@ class OpenManner:
 
     def seed(self, round_index: int) -> int:
         """Everybody's to draw again."""
-        return derived_seed(self.settings.seed, self.client, round_index)
+        return self.settings.seed_of(self.client, round_index)
 
     def gradients(self, objective: Objective, seed: int) -> Gradients:
         """Of shuffled batches."""

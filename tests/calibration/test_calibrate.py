@@ -14,12 +14,12 @@ import torch
 from calibration.command.calibrate import calibrate as run_cli
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
+from calibration.result.outcome import Outcome
 from calibration.result.record import round_losses, wire_bytes
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
-from calibration.run.recorder import Outcome
-from calibration.run.state import STATE_FILE, StateStore
 from calibration.settings import Settings
+from calibration.state import STATE_FILE, StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity

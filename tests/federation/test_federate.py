@@ -22,11 +22,11 @@ from calibration.federation.coordinator.federate import federate
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.messages import FIT, Invitation, not_ok, tensor_record
 from calibration.model.hooked import HookedModel
+from calibration.result.outcome import Outcome
 from calibration.result.report import write_report
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
-from calibration.run.recorder import Outcome
-from calibration.run.state import StateStore, fingerprint
+from calibration.state import StateStore, fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.errors import DataError, FederationError, QuorumError

@@ -18,7 +18,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from calibration.data.examples import Example
 from calibration.federation.wire.messages import Invitation
-from calibration.run.state import fingerprint
+from calibration.state import fingerprint
 from ifedicl_serve.errors import FederationError
 from ifedicl_serve.files.writing import write_file
 

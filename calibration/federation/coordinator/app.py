@@ -17,7 +17,7 @@ from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.messages import Invitation
 from calibration.result.report import write_report
 from calibration.run.progress import Progress
-from calibration.run.state import StateStore, fingerprint
+from calibration.state import StateStore, fingerprint
 from ifedicl_serve import __version__
 from ifedicl_serve.errors import FederationError
 

@@ -35,10 +35,10 @@ from calibration.federation.wire.messages import (
 )
 from calibration.federation.wire.tensors import decode, encode
 from calibration.run.progress import Progress
-from calibration.run.state import State
 from calibration.stages.evaluate import DIGITS, NOTHING, Measured, Metrics
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
+from calibration.state import State
 from ifedicl_serve.contract.injection import adapted_mask
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines

@@ -15,11 +15,12 @@ from calibration.federation.coordinator.fleet import Fleet, Terms
 from calibration.federation.coordinator.ledger import Ledger
 from calibration.federation.wire.messages import Invitation
 from calibration.federation.wire.tensors import encoded_bytes
+from calibration.result.outcome import Outcome
 from calibration.result.record import Losses, calibration_spec, measurements
 from calibration.run.progress import Progress
-from calibration.run.recorder import Outcome, Recorder
-from calibration.run.state import StateStore
+from calibration.run.recorder import Recorder
 from calibration.stages.evaluate import NOTHING, Measured
+from calibration.state import StateStore
 from ifedicl_serve.contract.spec import TaskSpec
 
 

@@ -10,7 +10,7 @@ from vllm.exceptions import GenerationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from api.classify.engine import GenerationEngine
-from api.http.errors import on_error
+from api.errors import on_error
 from api.observe.context import RequestContext, enter_request
 from api.vllm.generate import ListedModels, TaskServing
 from ifedicl_serve.errors import (

@@ -11,7 +11,6 @@ from calibration.model.hooked import HookedModel
 from calibration.model.loss import label_loss, label_targets
 from calibration.model.objective import Objective
 from calibration.model.score import label_log_probs
-from calibration.seeds import derived_seed
 from calibration.settings import Settings
 from calibration.stages.fit import fit_round, learning_rate
 from calibration.task import TaskDefinition
@@ -85,7 +84,7 @@ def test_same_seed_same_update_and_every_client_and_round_its_own(
     assert first.losses == again.losses
     other = fit(llama, task, examples, dataclasses.replace(SETTINGS, seed=1))
     assert not torch.equal(first.coefficients, other.coefficients)
-    seeds = {derived_seed(0, client, number) for client in range(5) for number in range(-1, 5)}
+    seeds = {SETTINGS.seed_of(client, number) for client in range(5) for number in range(-1, 5)}
     assert len(seeds) == 30
 
 
