@@ -11,12 +11,13 @@ from api.batch.columns import ResultColumns
 from api.batch.offline import BatchEngine, offline_engine
 from api.batch.parts import Parts
 from api.batch.run import Plan
-from api.batch.sinks import refuse_unwritable
-from api.batch.sources import Source, open_source
+from api.batch.source import Source, open_source
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, Artifact, load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.files.table_writers import refuse_unwritable
+from ifedicl_serve.files.tables import refuse_missing
 from ifedicl_serve.files.writing import write_folder
 
 
@@ -106,11 +107,7 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 
 def _refuse_no_text(source: Source, name: str) -> None:
-    if name not in source.schema.names:
-        names = ", ".join(map(repr, source.schema.names)) or "none"
-        raise DataError(
-            f"{source.path}: no column {name!r} (columns: {names}); name yours with --text-column"
-        )
+    refuse_missing(source.path, [name], source.schema.names, "name yours with --text-column")
     kind = source.schema.field(name).type
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
     if values not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):

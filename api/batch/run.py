@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from api.batch.columns import ResultColumns
 from api.batch.parts import Parts
-from api.batch.sinks import writer_of
-from api.batch.sources import Source
+from api.batch.source import Source
 from api.classify.encoder import PromptEncoder
 from ifedicl_serve.contract.text import why_unusable
 from ifedicl_serve.errors import TextTooLongError
+from ifedicl_serve.files.table_writers import writer_of
 from ifedicl_serve.tasks.task import Task
 
 T = TypeVar("T")

@@ -1,22 +1,17 @@
-"""Labelled examples from JSONL, CSV and Parquet files.
+"""Labelled examples from files of rows.
 
-This file knows file formats and columns. It refuses to know prompts, models and tokens.
+This file knows texts and labels. It refuses to know formats, prompts, models and tokens.
 """
 
-import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
-
 from ifedicl_serve.contract.text import is_unicode
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.files.tables import listed, open_table, refuse_missing, refuse_repeated
 
-NAMES_IN_ERROR = 20
 SHOWN = 200  # characters of a value in an error
 
 
@@ -36,12 +31,12 @@ def read_examples(
     The format goes by the suffix: .jsonl or .json (one object per line), .csv, .parquet.
     Raises DataError for a file, column, text or label that cannot be used.
     """
-    texts, labels = _read_columns(path, (text_column, label_column))
-    if not texts:
+    rows = _read_values(path, (text_column, label_column))
+    if not rows:
         raise DataError(f"{path}: has no rows; expected labelled examples")
     return [
         Example(_checked_text(text, path, row), _checked_label(label, path, row))
-        for row, (text, label) in enumerate(zip(texts, labels, strict=True), start=1)
+        for row, (text, label) in enumerate(rows, start=1)
     ]
 
 
@@ -55,7 +50,7 @@ def check_labels(examples: Sequence[Example], labels: Sequence[str], source: str
     unknown = sorted({example.label for example in examples} - set(labels))
     if unknown:
         raise DataError(
-            f"{source}: unknown label {_listed(unknown)} (known: {_listed(labels)}); add it to "
+            f"{source}: unknown label {listed(unknown)} (known: {listed(labels)}); add it to "
             "--labels or remove those rows"
         )
 
@@ -75,100 +70,15 @@ def split_held_out(
     return train, [example for row, example in enumerate(examples) if row in chosen]
 
 
-def _read_columns(path: Path, names: Sequence[str]) -> list[list[object]]:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(
-            f"{path}: unknown format {path.suffix!r} (known: {', '.join(READERS)}); rename or "
-            "convert the file"
-        )
-    try:
-        rows = reader(path)
-        return [_column(rows, name, path) for name in names]
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8"
-        ) from error
-    # Python's own, for values that Arrow can hold and Python cannot: dates of the year 300,000.
-    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: not a valid {path.suffix} file: {error}") from error
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """A file's rows: the names of its columns, and the values of one."""
-
-    names: list[str]
-    column: Callable[[str], list[object]]
-
-
-def _read_jsonl(path: Path) -> _Rows:
-    """By Python's parser: pyarrow's ends the process at a line that is `null`, and takes a text
-    that looks like a date for one."""
-    rows = []
-    for number, line in enumerate(_utf8(path).split(b"\n"), start=1):
-        if line.strip():
-            rows.append(_json_object(line, number))
-    return _Rows(
-        list(dict.fromkeys(name for row in rows for name in row)),
-        lambda name: [row.get(name) for row in rows],
-    )
-
-
-def _json_object(line: bytes, number: int) -> dict[str, object]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"line {number}: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"line {number} is a {type(row).__name__}, expected one object per line")
-    return row
-
-
-def _read_csv(path: Path) -> _Rows:
-    # Every column as text: labels 0/1 or yes/no stay as written, and "" is an empty text.
-    options = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    raw = _utf8(path)
-    header = pyarrow.csv.open_csv(pyarrow.BufferReader(raw), parse_options=options).schema.names
-    table = pyarrow.csv.read_csv(
-        pyarrow.BufferReader(raw),
-        parse_options=options,
-        convert_options=pyarrow.csv.ConvertOptions(
-            column_types={name: pyarrow.string() for name in header}
-        ),
-    )
-    return _of_table(table)
-
-
-def _read_parquet(path: Path) -> _Rows:
-    return _of_table(pyarrow.parquet.read_table(path))
-
-
-def _of_table(table: pyarrow.Table) -> _Rows:
-    return _Rows(table.column_names, lambda name: table.column(name).to_pylist())
-
-
-def _utf8(path: Path) -> bytes:
-    raw = path.read_bytes()
-    raw.decode("utf-8")
-    return raw.removeprefix(b"\xef\xbb\xbf")
-
-
-def _column(rows: _Rows, name: str, path: Path) -> list[object]:
-    if rows.names.count(name) > 1:
-        raise DataError(
-            f"{path}: has {rows.names.count(name)} columns {name!r}; rename all but one"
-        )
-    if not rows.names:
-        return []
-    if name not in rows.names:
-        raise DataError(
-            f"{path}: no column {name!r} (columns: {_listed(rows.names)}); name yours "
-            "with --text-column and --label-column"
-        )
-    return rows.column(name)
+def _read_values(path: Path, columns: Sequence[str]) -> list[tuple[object, ...]]:
+    remedy = "name yours with --text-column and --label-column"
+    with open_table(path) as table:
+        names = table.names()
+        if not names:
+            return []
+        refuse_repeated(path, columns, names)
+        refuse_missing(path, columns, names, remedy)
+        return list(table.values(columns))
 
 
 def _checked_text(text: object, path: Path, row: int) -> str:
@@ -187,17 +97,3 @@ def _checked_label(label: object, path: Path, row: int) -> str:
 def _cut(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:NAMES_IN_ERROR])
-    rest = len(names) - NAMES_IN_ERROR
-    return f"{shown} and {rest} more" if rest > 0 else shown
-
-
-READERS: dict[str, Callable[[Path], _Rows]] = {  # by suffix
-    ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}

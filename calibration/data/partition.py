@@ -8,7 +8,6 @@ Dirichlet split is draw for draw that of its DirichletPartitioner.
 Every client gets at least one example. Equal seeds give equal splits. Knows nothing of models.
 """
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ import numpy as np
 
 from calibration.data.examples import Example, found_labels
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.files.json_lines import write_objects
 
 ATTEMPTS = 100  # draws of Dirichlet shares until no client is left without examples
 
@@ -117,8 +117,8 @@ def write_clients(parts: Sequence[Sequence[Example]], folder: Path) -> list[Path
         )
     paths = [folder / f"client-{client}.jsonl" for client in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
-        lines = (json.dumps(asdict(example), ensure_ascii=False) + "\n" for example in part)
-        path.write_text("".join(lines), encoding="utf-8")
+        with path.open("w", encoding="utf-8") as file:
+            write_objects(file, map(asdict, part))
     return paths
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from calibration.data.examples import READERS
 from calibration.federation.client.app import client_app
 from calibration.federation.client.participant import Owner
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.wire.messages import Invitation
 from calibration.state import fingerprint
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.files.table_formats import FORMATS
 
 
 def owners_of(
@@ -66,10 +66,10 @@ def simulate(job: FederationJob, owners: Sequence[Owner]) -> None:
 
 def _in_order(folder: Path) -> list[Path]:
     """Its data files, client-2 before client-10."""
-    files = [file for file in folder.glob("[!.]*") if file.suffix.lower() in READERS]
+    files = [file for file in folder.glob("[!.]*") if file.suffix.lower() in FORMATS]
     if not files:
         raise DataError(
-            f"{folder} holds no data file ({', '.join(READERS)}); write one a client there with "
+            f"{folder} holds no data file ({', '.join(FORMATS)}); write one a client there with "
             "ifedicl partition"
         )
     return sorted(files, key=lambda file: (len(file.name), file.name))

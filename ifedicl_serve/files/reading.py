@@ -15,3 +15,16 @@ def read_file(path: Path | str, limit: int) -> bytes:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         return file.read(limit)
+
+
+def not_utf8_at(path: Path) -> int | None:
+    """Where the first byte is that UTF-8 has no place for; None if the file is UTF-8."""
+    start = 0
+    with path.open("rb") as file:
+        for line in file:  # its end is never inside a character
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return start + error.start
+            start += len(line)
+    return None

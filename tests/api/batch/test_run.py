@@ -11,7 +11,7 @@ import pytest
 from api.batch.columns import ResultColumns
 from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
-from api.batch.sources import open_source
+from api.batch.source import open_source
 from api.classify.encoder import PromptEncoder
 from ifedicl_serve.errors import TaskUnavailableError
 from tests.api.conftest import MAX_MODEL_LEN

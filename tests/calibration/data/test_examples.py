@@ -88,7 +88,7 @@ def test_csv_labels_stay_as_written(tmp_path: Path) -> None:
         ("a.csv", b"text,label\nx\n", "not a valid .csv file"),
         ("a.csv", b"text,label\n\xe9t\xe9,y\n", "not UTF-8 at byte 11; save the file as UTF-8"),
         ("a.parquet", b"PAR", "not a valid .parquet file"),
-        ("a.xlsx", b"", "unknown format '.xlsx' (known: .jsonl"),
+        ("a.xlsx", b"", "unknown format '.xlsx' (known: .parquet, .csv, .jsonl, .json)"),
     ],
 )
 def test_refusals(tmp_path: Path, name: str, content: bytes, message: str) -> None:

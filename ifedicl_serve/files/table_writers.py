@@ -1,6 +1,5 @@
-"""Output files written table by table, in the format that their suffix names."""
+"""Files of rows written table by table, in the format that their suffix names."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, Self
@@ -10,18 +9,19 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.files.json_lines import write_objects
+from ifedicl_serve.files.tables import format_of
 
 
-class JsonWriter:
+class JsonLinesWriter:
     """One object per line; as pyarrow's writers, a context manager with `write_table`."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.file = path.open("w", encoding="utf-8")
 
     def write_table(self, table: pa.Table) -> None:
-        """Append all rows; what JSON has no type for (dates, bytes) becomes text."""
-        for row in table.to_pylist():
-            self.file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        """Append all rows."""
+        write_objects(self.file, table.to_pylist())
 
     def __enter__(self) -> Self:
         return self
@@ -30,23 +30,17 @@ class JsonWriter:
         self.file.close()
 
 
-WRITERS: dict[str, Any] = {
+WRITERS: dict[str, Any] = {  # by suffix
     ".parquet": pyarrow.parquet.ParquetWriter,
     ".csv": pyarrow.csv.CSVWriter,
-    ".jsonl": JsonWriter,
-    ".json": JsonWriter,
+    ".jsonl": JsonLinesWriter,
+    ".json": JsonLinesWriter,
 }
 
 
 def writer_of(output: Path) -> Any:
     """What writes such a file: called with a path and a schema. Raises DataError for none."""
-    writer = WRITERS.get(output.suffix.lower())
-    if writer is None:
-        raise DataError(
-            f"{output}: unknown format {output.suffix!r} (known: {', '.join(WRITERS)}); choose "
-            "one of these"
-        )
-    return writer
+    return format_of(output, WRITERS, "choose one of these")
 
 
 def refuse_unwritable(output: Path, schema: pa.Schema) -> None:
