@@ -22,6 +22,11 @@ NEEDS_VLLM = {
     f"ifedicl_serve.plugin.{name}" for name in ("models", "label_pooler", "pipeline", "runner_v2")
 }
 
+# What reads and writes files of rows; all else does without.
+NEEDS_PYARROW = {
+    f"ifedicl_serve.files.{name}" for name in ("tables", "table_formats", "table_writers")
+}
+
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
 )
@@ -57,11 +62,17 @@ def import_all(modules):
     return "\n".join(f"import {module}" for module in sorted(modules))
 
 
-def test_the_contract_imports_no_vllm_no_fastapi_and_nobody_above():
-    contract = modules_of(ifedicl_serve) - NEEDS_VLLM
+def test_the_contract_imports_no_vllm_no_fastapi_no_pyarrow_and_nobody_above():
+    contract = modules_of(ifedicl_serve) - NEEDS_VLLM - NEEDS_PYARROW
     assert {"ifedicl_serve.contract.artifact", "ifedicl_serve.plugin.slots"} <= contract
     loaded = loaded_by(import_all(contract))
-    assert loaded.isdisjoint({"vllm", "fastapi", "api", "calibration"})
+    assert loaded.isdisjoint({"vllm", "fastapi", "pyarrow", "api", "calibration"})
+
+
+def test_files_of_rows_need_pyarrow_and_no_torch():
+    loaded = loaded_by(import_all(NEEDS_PYARROW))
+    assert "pyarrow" in loaded
+    assert loaded.isdisjoint({"torch", "vllm", "transformers", "fastapi", "api", "calibration"})
 
 
 def test_the_client_needs_httpx_and_pydantic_alone():
