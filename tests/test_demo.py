@@ -1,19 +1,24 @@
-"""`make demo` and `make serve`, as the README has them, and the page on that server. Apart from
-its other commands, which take as long, so that two processes share the work."""
+"""`make demo` and `make serve`, as the README has them, and on that server what the documents ask
+of one, and the page. Apart from their other commands, which take as long, so that two processes
+share the work."""
 
 import json
 import os
+import shutil
 import subprocess
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 from playwright.sync_api import expect
 
 from ifedicl_serve.contract.artifact import load_artifact
+from tests.documents import ROOT, Block, placed, run
 from tests.page.conftest import chromium, watch
 from tests.page.pages import answers, classify, values
 from tests.processes import free_port, wait_until_healthy
-from tests.readme import BLOCKS, ROOT, run
 
+ADMIN_KEY = "of-the-operator"
 QUESTIONS = [
     "My new card has still not arrived",
     "I forgot my PIN",
@@ -25,9 +30,9 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def demo() -> dict:
     """What `make demo` reports."""
-    assert "make demo\n" in BLOCKS
     (ROOT / "demo" / "report.json").unlink(missing_ok=True)
-    output = run("make demo")
+    make_demo, _ = placed("demo")
+    output = run(make_demo)
     assert "curl http" in output and "make serve" in output
     return json.loads((ROOT / "demo" / "report.json").read_text())
 
@@ -42,10 +47,12 @@ def test_demo_reports_three_ways_on_the_same_texts_and_adaptation_helps(demo):
 @pytest.fixture(scope="module")
 def url(demo):
     """`make serve`, until the last of these tests."""
+    _, make_serve = placed("demo")
     port = free_port()
     server = subprocess.Popen(
-        ["make", "serve", f"PORT={port}"],
+        [*make_serve.commands.split(), f"PORT={port}"],
         cwd=ROOT,
+        env=os.environ | {"IFEDICL_ADMIN_KEY": ADMIN_KEY},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -58,10 +65,23 @@ def url(demo):
         server.wait(timeout=60)
 
 
-def test_make_serve_answers_the_curl_line(url):
-    curl = next(block for block in BLOCKS if block.startswith("curl "))
-    answer = json.loads(run(curl.replace("http://127.0.0.1:8000", url)))
+def printed(block: Block, url: str) -> str:
+    """What a block of Python prints."""
+    with redirect_stdout(StringIO()) as output:
+        exec(block.text.replace("http://127.0.0.1:8000", url), {})
+    return output.getvalue()
+
+
+def test_it_answers_what_the_documents_ask_of_a_server(url, tmp_path):
+    curl, client, classifier, upload = placed("server")
+    answer = json.loads(run(curl, url=url))
     assert [result["label"] for result in answer["data"]] == ["delivery", "password"]
+    label, score = printed(client, url).split()
+    assert label == "password" and float(score) > 0.5
+    assert printed(classifier, url) == "['password']\n"
+    shutil.copytree(ROOT / "demo" / "tasks" / "banking", tmp_path / "banking")
+    replaced = json.loads(run(upload, tmp_path, url, KEY=ADMIN_KEY))
+    assert replaced["digest"] == answer["task_digest"]
 
 
 @pytest.fixture

@@ -1,21 +1,23 @@
-"""The README's commands, run as they stand, in order."""
+"""The commands of the README and of `docs/`, run as they stand, in the order of the pages."""
 
 import shutil
 
-from tests.readme import BLOCKS, ROOT, run
+from tests.documents import ROOT, placed, run
+from tests.ifedicl_serve.factory import make_artifact
 
-COMMANDS = [block for block in BLOCKS if block.startswith(".venv/bin/ifedicl ")]
 
-
-def test_ifedicl_commands_run_in_the_order_of_the_page():
-    assert [command.split()[1] for command in COMMANDS] == [
+def test_ifedicl_commands_run_in_the_order_of_the_pages():
+    assert [block.commands.split()[1] for block in placed("commands")] == [
         "calibrate", "inspect", "evaluate", "export", "partition", "classify",
     ]  # fmt: skip
     shutil.rmtree(ROOT / "demo" / "readme", ignore_errors=True)
-    for command in COMMANDS:
-        run(command)
+    for block in placed("commands"):
+        run(block)
 
 
-def test_make_test_is_the_other_set_up_command():
-    assert "make test\n" in BLOCKS
-    assert "pytest" in run("make --dry-run test")
+def test_a_task_is_signed_and_checked_with_and_without_our_code(tmp_path):
+    for name in ("banking", "support"):
+        make_artifact(tmp_path / "tasks" / name)
+    signed, verified = (run(block, tmp_path) for block in placed("signing"))
+    assert "by trusted key" in signed
+    assert verified == "Signature Verified Successfully\n"

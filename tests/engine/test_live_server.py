@@ -19,6 +19,7 @@ from calibration.model.hooked import injected
 from calibration.model.load import load_model
 from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.contract.prompt import token_ids
+from tests.documents import placed, run
 from tests.engine.reference import hooked
 from tests.processes import ifedicl_serve
 
@@ -228,6 +229,13 @@ def test_a_stream_and_a_chat_give_the_same_text_under_the_tasks_name(url, writer
     body = {"model": "writer", "messages": messages, "max_tokens": 8, "temperature": 0}
     chat = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60).json()
     assert (chat["model"], chat["choices"][0]["message"]["content"]) == ("writer", whole)
+
+
+def test_the_documents_curl_line_generates_under_a_task(url, models, folder):
+    until_all(url, "banking", serves(random_task(models["llama"], folder / "banking", 9).digest))
+    (curl,) = placed("generating")
+    answer = json.loads(run(curl, url=url))
+    assert (answer["model"], answer["usage"]["completion_tokens"]) == ("banking", 1)
 
 
 def test_tasks_are_listed_as_models_and_another_name_is_refused_with_theirs(url, writer):
