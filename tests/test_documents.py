@@ -228,6 +228,13 @@ def test_every_path_that_is_named_exists(document):
     assert [path for path in found if path not in TRACKED and path not in FOLDERS] == []
 
 
+@pytest.mark.parametrize("document", PAGES)
+def test_what_is_said_to_be_in_a_file_is_defined_there(document):
+    """As in "`read_out` (`ifedicl_serve/tasks/task.py`)"."""
+    for name, path in re.findall(r"`(\w+)`\s\(`([\w/]+\.py)`\)", DOCUMENTS[document]):
+        assert re.search(rf"\b(?:def|class) {name}\b", (ROOT / path).read_text()), (name, path)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_variable_is_read_by_us_or_by_vllm(document):
     known = {*re.findall(r"IFEDICL_\w+", SOURCES), *vllm.envs.environment_variables}
