@@ -52,7 +52,7 @@ PLACES = {
         ("$ pip install '.[vllm]'", "compared"),
         ("from ifedicl_serve.client import", "server"),
         ("from ifedicl_serve.client.sklearn import", "server"),
-        (".venv/bin/ifedicl classify", "commands"),
+        ("VLLM_CPU_KVCACHE_SPACE=1 .venv/bin/ifedicl classify", "commands"),
         ("$ IFEDICL_ADMIN_KEY=$KEY ifedicl serve", "compared"),
         ("$ cd banking && curl -X PUT", "server"),
         ("$ ifedicl serve --runner generate", "compared"),

@@ -1,5 +1,6 @@
 """The commands of the README and of `docs/`, run as they stand, in the order of the pages."""
 
+import re
 import shutil
 
 from tests.documents import ROOT, placed, run
@@ -7,11 +8,12 @@ from tests.ifedicl_serve.factory import make_artifact
 
 
 def test_ifedicl_commands_run_in_the_order_of_the_pages():
-    assert [block.commands.split()[1] for block in placed("commands")] == [
-        "calibrate", "inspect", "evaluate", "export", "partition", "classify",
+    commands = placed("commands")
+    assert re.findall(r"bin/ifedicl (\w+)", "".join(block.commands for block in commands)) == [
+        "calibrate", "inspect", "evaluate", "export", "partition", "federate", "classify",
     ]  # fmt: skip
     shutil.rmtree(ROOT / "demo" / "readme", ignore_errors=True)
-    for block in placed("commands"):
+    for block in commands:
         run(block)
 
 
