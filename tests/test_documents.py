@@ -20,6 +20,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from api.serve import _parser
 from ifedicl_serve import __version__
 from ifedicl_serve.cli import COMMANDS
+from ifedicl_serve.command import option_groups
 from tests.documents import DOCUMENTS, PLACES, ROOT, TRACKED, Block, blocks, placed
 
 PAGES = [name for name in DOCUMENTS if "/" not in name or name.startswith("docs/")]
@@ -166,9 +167,10 @@ def test_the_readmes_tree_has_every_room():
 def parser_of(name: str) -> typer.core.TyperCommand:
     """The parser of a subcommand that typer parses."""
     module, function = COMMANDS[name].target.split(":")
+    command = option_groups(getattr(import_module(module), f"_{function}"))
     app = typer.Typer(add_completion=False)
     loose = {"allow_extra_args": True, "ignore_unknown_options": True} if name == "classify" else {}
-    app.command(context_settings=loose)(getattr(import_module(module), f"_{function}"))
+    app.command(context_settings=loose)(command)
     return typer.main.get_command(app)
 
 
