@@ -19,7 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY_QWEN2 = ROOT / "examples" / "tiny_qwen2"
 # The half of the plugin that subclasses vLLM's own classes; vLLM loads it by name.
 NEEDS_VLLM = {
-    f"ifedicl_serve.plugin.{name}" for name in ("models", "label_pooler", "pipeline", "runner_v2")
+    f"ifedicl_serve.plugin.{name}"
+    for name in (
+        "models",
+        "label_pooler",
+        "pipeline",
+        "runner_v2",
+        "patches.sites",
+        "patches.stage_marks",
+    )
 }
 
 # What reads and writes files of rows; all else does without.

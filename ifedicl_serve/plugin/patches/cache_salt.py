@@ -11,7 +11,7 @@ import logging
 from functools import wraps
 from typing import Any
 
-from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest, replace_task
+from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest
 
 logger = logging.getLogger("vllm.ifedicl")
 
@@ -56,3 +56,11 @@ def salt_requests_by_task() -> None:
 
     from_engine_core_request.salts_by_task = True  # type: ignore[attr-defined]
     Request.from_engine_core_request = classmethod(from_engine_core_request)
+
+
+def replace_task(request: Any, task: TaskRequest) -> None:
+    """Make a request of vLLM's carry another task."""
+    if request.pooling_params is not None:
+        request.pooling_params.extra_kwargs = task.extra_kwargs()
+    else:
+        request.sampling_params.extra_args |= task.extra_kwargs()
