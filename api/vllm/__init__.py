@@ -10,6 +10,7 @@ docstring says what upstream does, why we patch it, and when to delete it.
     listed       tasks are in the list of models
     plugins      VLLM_PLUGINS names ours
     counters     PROMETHEUS_MULTIPROC_DIR, so that workers count for /metrics
+    quiet        VLLM_LOGGING_LEVEL, so that a bar can be read
     command      the `main` of `vllm serve`, with room to configure the engine
 
 `launch` and `offline` call vLLM as anybody may. The names of vLLM's that all this stands on are a

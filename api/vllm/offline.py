@@ -1,6 +1,5 @@
 """vLLM without a server, for the tasks of a folder."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from api.vllm.launch import adapted_architecture, configure_engine, refuse_flags
 from api.vllm.plugins import enable_plugins
+from api.vllm.quiet import quieten_log
 from ifedicl_serve.plugin.config import TaskConfig
 
 
@@ -22,7 +22,7 @@ def offline_engine(model: str, tasks: Path, vllm_argv: Sequence[str]) -> Iterato
     Ends with a usage error for flags that vLLM, or tasks, cannot be used with.
     """
     architecture = adapted_architecture(model)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest is between bar and reader
+    quieten_log()
     enable_plugins("ifedicl")
     from vllm import LLM, EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser

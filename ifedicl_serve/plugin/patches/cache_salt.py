@@ -1,8 +1,9 @@
 """Prefix-cache isolation: KV computed under one task must never serve another.
 
-vLLM's supported key for this is a request's cache salt, hashed into its first block. It is
-set here, inside the engine core, from the artifact's digest and generation, so that no route
-into the engine can leave it out.
+vLLM's supported key for this is a request's cache salt, hashed into its first block
+(`generate_block_hash_extra_keys`) and into later ones by their chain (`hash_block_tokens`). It is
+set here, inside the engine core, from the artifact's digest and generation, so that no route into
+the engine can leave it out.
 """
 
 import hashlib
