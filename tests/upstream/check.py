@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from textwrap import wrap
 
 from tests.upstream.surface import SURFACE
 from tests.upstream.surface.row import Row
 from tests.upstream.trees import Found, Tree
+
+INDENT = {"initial_indent": "    ", "subsequent_indent": "    "}
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Checked:
 def check(tree: Tree, other: Tree | None = None) -> list[Checked]:
     """Every row in `tree`; without another vLLM nothing differs."""
     return [
-        Checked(file, row, tuple(missing(tree, row)), tuple(differs(tree, other, row)))
+        Checked(
+            file, row, tuple(missing(tree, row)), tuple(dict.fromkeys(differs(tree, other, row)))
+        )
         for file, rows in SURFACE.items()
         for row in rows
     ]
@@ -55,27 +60,31 @@ def differs(tree: Tree, other: Tree | None, row: Row) -> Iterator[str]:
     """The row's functions whose code is not that of the other vLLM: to be read again."""
     if other is None:
         return
-    pairs = [(row.name, find(tree, row), find(other, row))]
-    if all(found and found.class_ for _, *both in pairs for found in both):
-        _, new, old = pairs[0]
+    new, old = find(tree, row), find(other, row)
+    if not (new and old):
+        return
+    if new.module.name != old.module.name:
+        yield f"it was in {old.module.name}"
+    pairs = [(row.name, new, old)]
+    if new.class_ and old.class_:
         pairs = [(name, new.member(name), old.member(name)) for name in row.has.split()]
     for name, new, old in pairs:
-        if new and old and new.module.name != old.module.name:
-            yield f"it was in {old.module.name}"
         if new and old and new.signature is not None and new.code != old.code:
             yield f"{name.rpartition(':')[2]} in {new.module.name} does something else"
 
 
 def report(checked: Iterable[Checked], version: str) -> str:
-    """For a person: what is missing, what to read again, and how much is as it was."""
+    """For a person: what is there, what to read again, and what is missing."""
     checked = list(checked)
-    lines = []
-    for title, part in (("MISSING", "missing"), ("differs, read it again", "differs")):
+    there = [one for one in checked if not one.missing]
+    lines = [f"there: {len(there)} of {len(checked)} rows, in vLLM {version}"]
+    for file in dict.fromkeys(one.file for one in there):
+        names = (one.row.name.rpartition(":")[2] for one in there if one.file == file)
+        lines += [f"  {file}", *wrap(", ".join(names), 96, **INDENT)]
+    for title, part in (("differs, read it again", "differs"), ("MISSING", "missing")):
         of_part = [one for one in checked if getattr(one, part)]
         lines.append(f"{title}: {len(of_part)}")
         for one in of_part:
-            lines.append(f"  {one.row.name}")
-            lines.append(f"    for {one.file}: {one.row.role}")
+            lines += [f"  {one.row.name}", f"    for {one.file}: {one.row.role}"]
             lines += [f"    {words}" for words in getattr(one, part)]
-    there = sum(not one.missing for one in checked)
-    return "\n".join([*lines, f"there: {there} of {len(checked)} rows, in vLLM {version}"])
+    return "\n".join(lines)
