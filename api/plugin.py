@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from api.access.admin_key import AdminKey
 from api.classify.classifier import Classifier
 from api.classify.encoder import PromptEncoder
-from api.classify.engine import GenerationEngine, LabelEngine, PoolingEngine
+from api.classify.engine import GenerationEngine, PoolingEngine
 from api.errors import on_error
 from api.follow import count_tasks, follow
 from api.http import admin, classify, page, ready, tasks
@@ -18,7 +18,8 @@ from api.limits.admission import Admission
 from api.observe import scrape
 from api.vllm.admission import admit_classifications
 from api.vllm.drain import drain_before_shutdown
-from api.vllm.generate import ListedModels, serve_tasks_as_models
+from api.vllm.generate import serve_tasks_as_models
+from api.vllm.listed import list_tasks_as_models
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin.config import TaskConfig
@@ -50,33 +51,48 @@ class ClassifyEndpoints:
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Validate every artifact; bad ones are listed with their reason and stop nothing."""
-        from api.vllm.queue_time import record_queue_time  # a subclass of vLLM's
-
-        model_config = engine_client.model_config
-        tokenizer = engine_client.renderer.get_tokenizer()
-        tasks: TaskConfig = args.additional_config
-        model = ModelIdentity.of(model_config.model)
-        registry = TaskRegistry(tasks.tasks_dir, model, tokenizer, tasks.trusted)
-        for reason in registry.refused.values():
-            logger.warning("Refused artifact: %s", reason)
-        logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
-        count_tasks(registry)
+        registry = _registry(engine_client, args.additional_config)
+        admission = Admission(args.ifedicl.max_queued_texts)
         state.ifedicl_registry = registry
-        state.ifedicl_store = TaskEditor(
-            registry,
-            model_config.get_total_num_hidden_layers(),
-            model_config.get_hidden_size(),
-        )
-        record_queue_time(engine_client)
-        state.ifedicl_admission = Admission(args.ifedicl.max_queued_texts)
-        admit_classifications(engine_client)
-        drain_before_shutdown(engine_client, state.ifedicl_admission)
+        state.ifedicl_store = _editor(engine_client, registry)
+        state.ifedicl_admission = admission
+        state.ifedicl_classifier = _classifier(engine_client)
         state.ifedicl_follower = asyncio.create_task(follow(registry))  # a task must be held
-        state.openai_serving_models = ListedModels(state.openai_serving_models, registry)
-        engine: LabelEngine = PoolingEngine(engine_client)
-        longest_prompt = model_config.max_model_len
-        if model_config.runner_type == "generate":
-            engine = GenerationEngine(engine_client)
-            longest_prompt -= 1  # for the token that is generated
-            serve_tasks_as_models(state, registry)
-        state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, longest_prompt))
+        _patch(engine_client, state, admission, registry)
+
+
+def _registry(engine_client: Any, tasks: TaskConfig) -> TaskRegistry:
+    model = ModelIdentity.of(engine_client.model_config.model)
+    tokenizer = engine_client.renderer.get_tokenizer()
+    registry = TaskRegistry(tasks.tasks_dir, model, tokenizer, tasks.trusted)
+    for reason in registry.refused.values():
+        logger.warning("Refused artifact: %s", reason)
+    logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
+    count_tasks(registry)
+    return registry
+
+
+def _editor(engine_client: Any, registry: TaskRegistry) -> TaskEditor:
+    config = engine_client.model_config
+    return TaskEditor(registry, config.get_total_num_hidden_layers(), config.get_hidden_size())
+
+
+def _classifier(engine_client: Any) -> Classifier:
+    config = engine_client.model_config
+    tokenizer = engine_client.renderer.get_tokenizer()
+    if config.runner_type == "generate":
+        longest_prompt = config.max_model_len - 1  # for the token that is generated
+        return Classifier(GenerationEngine(engine_client), PromptEncoder(tokenizer, longest_prompt))
+    return Classifier(PoolingEngine(engine_client), PromptEncoder(tokenizer, config.max_model_len))
+
+
+def _patch(engine_client: Any, state: Any, admission: Admission, registry: TaskRegistry) -> None:
+    """Change what `api.vllm` changes of vLLM's own in this process."""
+    from api.vllm.queue_time import record_queue_time  # a subclass of vLLM's
+
+    record_queue_time(engine_client)
+    admit_classifications(engine_client)
+    drain_before_shutdown(engine_client, admission)
+    list_tasks_as_models(state, registry)
+    if engine_client.model_config.runner_type == "generate":
+        serve_tasks_as_models(state, registry)

@@ -7,15 +7,22 @@ ends with a usage error for the few flags that tasks cannot be served with.
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from api.access.admin_key import ADMIN_KEY_VARIABLE, configure, with_admin_key
 from api.access.keys import KEY_FILE_VARIABLE, configured_keys
 from api.options import ServeOptions
-from api.vllm.launch import adapted_architecture, configure_engine, enable_plugins, refuse_flags
+from api.vllm.command import vllm_serve
+from api.vllm.counters import counting_in_files
+from api.vllm.launch import (
+    adapted_architecture,
+    configure_engine,
+    configure_server,
+    refuse_flags,
+    refuse_other_front_ends,
+)
+from api.vllm.plugins import enable_plugins
 from ifedicl_serve.contract.signing import TrustedKeys
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin.config import TaskConfig
@@ -51,9 +58,7 @@ def main(argv: list[str]) -> int:
         print(f"ifedicl serve: {error}", file=sys.stderr)
         return 1
     enable_plugins(*PLUGINS)
-    with tempfile.TemporaryDirectory(prefix="ifedicl-metrics-") as metrics:
-        # Before prometheus_client is imported: workers' counters reach /metrics through files.
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", metrics)
+    with counting_in_files():
         return _run_vllm(
             ["serve", ours.model, *vllm_argv], ours.runner, architecture, tasks, options
         )
@@ -157,33 +162,18 @@ def _api_keys(
 def _run_vllm(
     argv: list[str], runner: str, architecture: str, tasks: TaskConfig, options: ServeOptions
 ) -> int:
-    """What vLLM's `vllm serve` does, with the engine configured for tasks. 1 if the engine died,
-    so that a supervisor starts the server again."""
-    from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-    from vllm.logger import configure_logging_from_args
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    """`vllm serve` with the engine configured for tasks. 1 if the engine died, so that a supervisor
+    starts the server again."""
 
-    cli_env_setup()
-    parser = FlexibleArgumentParser(prog="ifedicl")
-    command = ServeSubcommand()
-    command.subparser_init(parser.add_subparsers(dest="subparser")).set_defaults(**DEFAULTS)
-    args: Any = parser.parse_args(argv)
-    if args.grpc or args.grpc_port or os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
-        parser.error("gRPC and the Rust front end know no tasks and no keys; serve over HTTP")
-    # Beside every flag at its default.
-    refuse_flags(parser, args, parser.parse_args(["serve", args.model]))
-    args.api_key = _api_keys(parser, args, options)
-    args.ifedicl = options
-    args.middleware = [*args.middleware, *MIDDLEWARE]
-    configure_engine(args, runner, architecture, tasks)
-    if runner == "generate" and args.max_num_queued_reqs is None:
-        args.max_num_queued_reqs = (
-            options.max_queued_texts
-        )  # of vLLM's own routes: api.limits.admission
-    configure_logging_from_args(args)
-    command.validate(args)
-    command.cmd(args)
-    from api.vllm import drain  # counts for Prometheus: not before the variable above is set
+    def configure(
+        parser: argparse.ArgumentParser, args: argparse.Namespace, defaults: argparse.Namespace
+    ) -> None:
+        refuse_other_front_ends(parser, args)
+        refuse_flags(parser, args, defaults)
+        configure_engine(args, runner, architecture, tasks)
+        configure_server(args, _api_keys(parser, args, options), MIDDLEWARE, options)
+
+    vllm_serve(argv, DEFAULTS, configure)
+    from api.vllm import drain  # counts for Prometheus: not before its variable is set
 
     return 1 if drain.engine_died else 0

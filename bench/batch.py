@@ -24,10 +24,11 @@ from rich.progress import track
 from rich.table import Table
 
 from api.batch.columns import ResultColumns
-from api.batch.offline import BatchEngine, offline_engine
+from api.batch.offline import BatchEngine
 from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
 from api.batch.source import open_source
+from api.vllm.offline import offline_engine
 from bench.report import options, report
 from bench.serve.engines import SHAPE, random_model
 from bench.serve.random_tasks import random_task

@@ -19,7 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY_QWEN2 = ROOT / "examples" / "tiny_qwen2"
 # The half of the plugin that subclasses vLLM's own classes; vLLM loads it by name.
 NEEDS_VLLM = {
-    f"ifedicl_serve.plugin.{name}" for name in ("models", "label_pooler", "pipeline", "runner_v2")
+    f"ifedicl_serve.plugin.{name}"
+    for name in (
+        "models",
+        "label_pooler",
+        "pipeline",
+        "runner_v2",
+        "patches.sites",
+        "patches.stage_marks",
+    )
 }
 
 # What reads and writes files of rows; all else does without.
@@ -150,11 +158,16 @@ from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin import register
 register()
 from vllm import ModelRegistry
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 def patched():
-    return Request.from_engine_core_request.__func__, GPUModelRunner._prepare_inputs
+    return (
+        Request.from_engine_core_request.__func__,
+        GPUModelRunner._prepare_inputs,
+        Scheduler.update_from_output,
+    )
 
 once = patched()
 assert all(not hasattr(function.__wrapped__, "__wrapped__") for function in once)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from api.batch.columns import ResultColumns
-from api.batch.offline import BatchEngine, offline_engine
+from api.batch.offline import BatchEngine
 from api.batch.parts import Parts
 from api.batch.run import Plan
 from api.batch.source import Source, open_source
+from api.vllm.offline import offline_engine
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, Artifact, load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity

@@ -1,8 +1,5 @@
-"""vLLM as an offline engine that scores one task's labels: the only file here that knows it."""
+"""Scores one task's labels with vLLM's `LLM`: the only file here that knows it."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +8,10 @@ import numpy.typing as npt
 
 from api.batch.run import OnProgress
 from api.classify.encoder import PromptEncoder
-from api.vllm.launch import adapted_architecture, configure_engine, enable_plugins, refuse_flags
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.prompt import label_trie
-from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
 from ifedicl_serve.tasks.task import Task
-
-
-@contextmanager
-def offline_engine(model: str, tasks: Path, vllm_argv: Sequence[str]) -> Iterator[Any]:
-    """A vLLM `LLM` for the tasks of a folder, configured as `ifedicl serve` configures its own.
-
-    In a process of its own, as vLLM has it (and preloads its CPU libraries there: twice as fast).
-    Which requests share a batch is then a matter of timing, and with it, on some hardware, the
-    last bits of scores; VLLM_ENABLE_V1_MULTIPROCESSING=0 makes it a matter of the requests alone.
-
-    Ends with a usage error for flags that vLLM, or tasks, cannot be used with.
-    """
-    architecture = adapted_architecture(model)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # the rest is between bar and reader
-    enable_plugins("ifedicl")
-    from vllm import LLM, EngineArgs
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="ifedicl classify"))
-    args: Any = parser.parse_args(list(vllm_argv))
-    refuse_flags(parser, args, parser.parse_args([]))
-    args.model = model
-    configure_engine(args, "pooling", architecture, TaskConfig(tasks))
-    args.disable_log_stats = True
-    llm = LLM.from_engine_args(EngineArgs.from_cli_args(args))
-    try:
-        yield llm
-    finally:
-        llm.llm_engine.engine_core.shutdown()
 
 
 class BatchEngine:

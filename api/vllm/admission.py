@@ -15,9 +15,12 @@ def admit_classifications(engine_client: Any) -> None:
     Delete when vLLM bounds what callers send instead of what it makes of it.
     """
     check = engine_client.check_admission
+    if hasattr(check, "admits_classifications"):
+        return
 
     def check_admission(n: int = 1, request_id: str | None = None) -> None:
         if task_of(request_id) is None:
             check(n, request_id)
 
+    check_admission.admits_classifications = True  # type: ignore[attr-defined]
     engine_client.check_admission = check_admission

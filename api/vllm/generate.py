@@ -1,7 +1,7 @@
 """Tasks as models of vLLM's own completion routes, under their names, as LoRA users know it.
 
-Adapts vLLM's serving objects (vllm/entrypoints/openai) and its list of models; its routes,
-protocols and streams stay as they are. Knows no prompts: what a caller sends is what is adapted.
+vLLM's routes, protocols and streams stay as they are. Knows no prompts: what a caller sends is what
+is adapted.
 """
 
 from copy import copy
@@ -16,9 +16,18 @@ from ifedicl_serve.tasks.task import unavailable
 
 
 def serve_tasks_as_models(state: Any, registry: TaskRegistry) -> None:
-    """Let `/v1/completions` and `/v1/chat/completions` take a task's name as `model`."""
-    state.openai_serving_completion = TaskServing(state.openai_serving_completion, registry)
-    state.openai_serving_chat = TaskServing(state.openai_serving_chat, registry)
+    """Put proxies in the place of what serves `/v1/completions` and `/v1/chat/completions`.
+
+    Upstream: a request's `model` is the base model or a LoRA adapter, else it is refused, and the
+    answer names it (vllm/entrypoints/openai/completion, .../chat_completion).
+    Why: a task is asked for by its name, and callers must not name it to the engine themselves: the
+    proxy finds the task, puts it among the engine's arguments, and lets vLLM go on.
+    Delete when vLLM lets a plugin resolve the name of a model.
+    """
+    for name in ("openai_serving_completion", "openai_serving_chat"):
+        serving = getattr(state, name)
+        if not isinstance(serving, TaskServing):
+            setattr(state, name, TaskServing(serving, registry))
 
 
 class TaskServing:
@@ -81,26 +90,3 @@ class NamedModel:
     def model_name(self, lora_request: Any = None) -> str:
         """The name in a response."""
         return self.name
-
-
-class ListedModels:
-    """vLLM's models, with the tasks in their list (`GET /v1/models`)."""
-
-    def __init__(self, models: Any, registry: TaskRegistry) -> None:
-        self.models = models
-        self.registry = registry
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.models, name)
-
-    async def show_available_models(self) -> Any:
-        """The base model and every task as its child; for a key with tasks of its own, those."""
-        listed = await self.models.show_available_models()
-        base = listed.data[0]
-        tasks = [
-            base.model_copy(update={"id": name, "root": str(task.folder), "parent": base.id})
-            for name, task in visible_tasks(self.registry).tasks.items()
-        ]
-        limited = current_request().allowed is not None
-        listed.data = tasks if limited else [*listed.data, *tasks]
-        return listed

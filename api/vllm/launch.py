@@ -2,21 +2,15 @@
 
 import argparse
 import os
-from importlib.metadata import entry_points
+from collections.abc import Sequence
 from typing import Any
 
+from api.options import ServeOptions
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.plugin.config import TaskConfig
 
-# Entry point groups that VLLM_PLUGINS filters once it is set; unset, vLLM loads all of them.
-GATED_GROUPS = (
-    "vllm.general_plugins",
-    "vllm.platform_plugins",
-    "vllm.io_processor_plugins",
-    "vllm.stat_logger_plugins",
-)
 # vLLM flags that would serve something else than what --model names and tasks are checked against.
 OTHER_MODEL_FLAGS = (
     "revision",
@@ -46,16 +40,6 @@ def adapted_architecture(model: str) -> str:
     return ADAPTED_ARCHITECTURES[architecture]
 
 
-def enable_plugins(*ours: str) -> None:
-    """Name our plugins in VLLM_PLUGINS. vLLM loads endpoint plugins only by name, and the same
-    variable gates all other plugins: those that it would load without it are named too."""
-    if "VLLM_PLUGINS" in os.environ:
-        named = [name for name in os.environ["VLLM_PLUGINS"].split(",") if name]
-    else:
-        named = [entry.name for group in GATED_GROUPS for entry in entry_points(group=group)]
-    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*named, *ours]))
-
-
 def configure_engine(args: Any, runner: str, architecture: str, tasks: TaskConfig) -> None:
     """Set what makes vLLM's engine one for tasks in its parsed arguments."""
     from vllm.config import PoolerConfig
@@ -65,6 +49,24 @@ def configure_engine(args: Any, runner: str, architecture: str, tasks: TaskConfi
         args.pooler_config = PoolerConfig(task="classify")
     args.hf_overrides = {"architectures": [architecture]}
     args.additional_config = tasks
+
+
+def configure_server(
+    args: Any, api_keys: list[str] | None, middleware: Sequence[str], options: ServeOptions
+) -> None:
+    """Set what makes vLLM's API processes ours in its parsed arguments."""
+    args.api_key = api_keys
+    args.middleware = [*args.middleware, *middleware]
+    args.ifedicl = options
+    if args.runner == "generate" and args.max_num_queued_reqs is None:
+        # Of vLLM's own routes; ours are bounded by `api.limits.admission`.
+        args.max_num_queued_reqs = options.max_queued_texts
+
+
+def refuse_other_front_ends(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a usage error if something else than vLLM's Python server would answer."""
+    if args.grpc or args.grpc_port or os.environ.get("VLLM_USE_RUST_FRONTEND", "0") != "0":
+        parser.error("gRPC and the Rust front end know no tasks and no keys; serve over HTTP")
 
 
 def refuse_flags(

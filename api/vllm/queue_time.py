@@ -36,6 +36,16 @@ class QueueTime(AggregateStatLoggerBase):
 
 
 def record_queue_time(engine_client: Any) -> None:
-    """Add it to an engine client's loggers; with --disable-log-stats there are none."""
-    if engine_client.logger_manager is not None:
-        engine_client.logger_manager.stat_loggers.append(QueueTime())
+    """Append a logger to an engine client's; with --disable-log-stats there are none.
+
+    Upstream: a client has the loggers it was made with, of the `vllm.stat_logger_plugins` that are
+    installed (vllm/v1/metrics/loggers.py).
+    Why: such a plugin would count in every server of this environment, without tasks as well, and
+    `ifedicl serve` does not make the client.
+    Delete when vLLM lets an endpoint plugin add a logger.
+    """
+    if engine_client.logger_manager is None:
+        return
+    loggers = engine_client.logger_manager.stat_loggers
+    if not any(isinstance(logger, QueueTime) for logger in loggers):
+        loggers.append(QueueTime())

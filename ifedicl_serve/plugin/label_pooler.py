@@ -66,7 +66,8 @@ class TaskPooler(DispatchPooler):
     def forward(self, hidden_states: Tensor, pooling_metadata: PoolingMetadata) -> PoolerOutput:
         """As `DispatchPooler`, but a batch of one kind stays one tensor.
 
-        vLLM copies a tensor to the host at once, and a list one request at a time.
+        vLLM copies a tensor to the host at once, and a list one request at a time. Its own does so
+        too from 0.33 on: this class goes with the support of 0.32.
         """
         kinds = set(pooling_metadata.tasks)
         if len(kinds) == 1:

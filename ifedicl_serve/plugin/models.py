@@ -1,20 +1,14 @@
 """vLLM's own decoders with the injection at their two sites, and a label pooler (or generating).
 
-Nothing of vLLM's models is copied: after construction each layer's attention and MLP module
-gets a subclass of its own class whose forward applies the formula to what its own returns.
-Parameter names stay, weights load unchanged, and torch.compile fuses the multiply-add. A norm
-that some decoders put behind a site (Gemma, OLMo 2) comes after the injection, as it does in
-calibration. Which decoders, and under which names, `ifedicl_serve.plugin` says.
+Nothing of vLLM's models is copied: each is made as vLLM makes it, and then patched (`patches`).
+Which decoders, and under which names, `ifedicl_serve.contract.architectures` says.
 """
 
-import os
-from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.library import Library
 from vllm import ModelRegistry
 from vllm.config import CompilationMode, VllmConfig
 from vllm.distributed import get_pp_group, tensor_model_parallel_all_reduce
@@ -23,35 +17,18 @@ from vllm.model_executor.layers.pooler.seqwise import pooler_for_embed
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
-from vllm.utils.torch_utils import direct_register_custom_op
 
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import inject
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
-from ifedicl_serve.plugin.pipeline import fail_marked, mark_failed, with_marks
+from ifedicl_serve.plugin.patches.lora_head import refuse_lora_of_lm_head
+from ifedicl_serve.plugin.patches.nan_counts import count_nans_in_logits
+from ifedicl_serve.plugin.patches.sites import adapt_sites
+from ifedicl_serve.plugin.patches.stage_marks import make_room_for_marks
+from ifedicl_serve.plugin.pipeline import fail_marked, mark_failed
 from ifedicl_serve.plugin.slots import SlotTables
-
-
-def _materialize(h: Tensor) -> None:
-    """Do nothing, where the compiler must assume something: `h` is written out first.
-
-    Otherwise inductor fuses the injection into the next RMSNorm, whose sum then runs in
-    another order: an unadapted token would differ from vLLM's own in its last bit.
-    """
-
-
-# vLLM's way: `torch.library.custom_op` takes 60 microseconds a call, a tenth of them here.
-LIBRARY = Library("ifedicl", "FRAGMENT")
-direct_register_custom_op(
-    "materialize",
-    _materialize,
-    mutates_args=["h"],
-    fake_impl=_materialize,
-    target_lib=LIBRARY,
-)
 
 
 class TaskAdapted:
@@ -70,15 +47,9 @@ class TaskAdapted:
         _refuse_uncompiled_stages(vllm_config)
         _refuse_outside_kv(vllm_config)
         self.task_slots = _slot_tables(self, vllm_config)
-        _adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
-        # vLLM then refuses a LoRA adapter of lm_head: label scoring reads the rows without it.
-        self.embedding_modules = {
-            name: use
-            for name, use in getattr(self, "embedding_modules", {}).items()
-            if name != "lm_head"
-        }
-        make_empty: Any = self.make_empty_intermediate_tensors  # type: ignore[has-type]
-        self.make_empty_intermediate_tensors = with_marks(make_empty)
+        adapt_sites(self.model.layers, self.task_slots)  # type: ignore[attr-defined]
+        refuse_lora_of_lm_head(self)
+        make_room_for_marks(self)
         if vllm_config.model_config.runner_type == "pooling":
             self.pooler = TaskPooler(
                 {
@@ -87,8 +58,7 @@ class TaskAdapted:
                 }
             )
         else:
-            # For `failures`: vLLM reports requests whose logits have NaN. Read after this.
-            os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
+            count_nans_in_logits()
 
     def forward(
         self,
@@ -206,40 +176,3 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
         dtype=model_config.dtype,
         device=torch.get_default_device(),
     )
-
-
-def _adapt_sites(layers: nn.ModuleList, slots: SlotTables) -> None:
-    """Turn the two sites of every layer on this pipeline rank into adapted ones."""
-    for position, layer in enumerate(slots.layers):
-        sites: tuple[Any, Any] = (layers[layer].self_attn, layers[layer].mlp)
-        for site, module in enumerate(sites):
-            module.register_buffer("task_scale", slots.scale[position, site], persistent=False)
-            module.register_buffer("task_shift", slots.shift[position, site], persistent=False)
-            module.register_buffer("token_slots", slots.token_slots, persistent=False)
-            # vLLM's Transformers backend binds a rewritten forward to some instances
-            bound, base = module.__dict__.pop("forward", None), type(module)
-            forward = bound.__func__ if bound else base.forward
-            module.__class__ = _adapted_class(base, forward)  # type: ignore[arg-type]
-
-
-@cache
-def _adapted_class(base: type[nn.Module], forward: Callable[..., Any]) -> type[nn.Module]:
-    """A subclass of a site's class that injects into what its `forward` returns."""
-
-    class Adapted(base):  # type: ignore[misc, valid-type]
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            output = forward(self, *args, **kwargs)
-            if isinstance(output, tuple):  # a Transformers attention: (output, weights)
-                return _adapted(self, output[0]), *output[1:]
-            return _adapted(self, output)
-
-    Adapted.__name__ = Adapted.__qualname__ = f"TaskAdapted{base.__name__}"
-    return Adapted
-
-
-def _adapted(site: Any, h: Tensor) -> Tensor:
-    """The site's output [..., tokens, hidden], each token's task injected."""
-    slots = site.token_slots[: h.shape[-2]]
-    h = inject(h, site.task_scale[slots].unsqueeze(-1), site.task_shift[slots])
-    torch.ops.ifedicl.materialize(h)
-    return h

@@ -2,12 +2,10 @@
 
 Every stage loads artifacts itself, so one may fail where the others succeed, and only the last
 one answers. The marks travel with the hidden states, as one more of vLLM's intermediate tensors:
-through its own buffers and captured graphs, in order, without a message of their own.
+through its own buffers and captured graphs, in order, without a message of their own
+(`patches.stage_marks` makes room for them).
 """
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 from vllm.distributed import tensor_model_parallel_all_reduce
 from vllm.sequence import IntermediateTensors
@@ -31,18 +29,3 @@ def mark_failed(token_slots: Tensor, sent: IntermediateTensors) -> None:
     hidden = sent["hidden_states"]
     failed = token_slots[: len(hidden)] == FAILED_SLOT
     sent[MARKS] = tensor_model_parallel_all_reduce(failed.to(hidden.dtype).unsqueeze(1))
-
-
-def with_marks(
-    make_empty: Callable[..., IntermediateTensors],
-) -> Callable[..., IntermediateTensors]:
-    """vLLM's factory of the buffers that receive intermediate tensors, with one for the marks."""
-
-    def make_empty_intermediate_tensors(
-        batch_size: int, dtype: torch.dtype, device: torch.device
-    ) -> IntermediateTensors:
-        tensors = make_empty(batch_size, dtype, device)
-        tensors[MARKS] = torch.zeros(batch_size, 1, dtype=dtype, device=device)
-        return tensors
-
-    return make_empty_intermediate_tensors

@@ -71,14 +71,6 @@ class TaskRequest:
         return _parsed(text)
 
 
-def replace_task(request: Any, task: TaskRequest) -> None:
-    """Make a request of vLLM's carry another task."""
-    if request.pooling_params is not None:
-        request.pooling_params.extra_kwargs = task.extra_kwargs()
-    else:
-        request.sampling_params.extra_args |= task.extra_kwargs()
-
-
 FIELDS = {field.name for field in fields(TaskRequest)}
 
 

@@ -11,7 +11,7 @@ from api import serve
 from api.access.admin_key import ADMIN_KEY_VARIABLE, with_admin_key
 from api.access.keys import KEY_FILE_VARIABLE
 from api.options import ServeOptions
-from api.vllm.launch import GATED_GROUPS
+from api.vllm.plugins import GATED_GROUPS
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin.config import TaskConfig

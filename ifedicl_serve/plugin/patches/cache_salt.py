@@ -1,8 +1,9 @@
 """Prefix-cache isolation: KV computed under one task must never serve another.
 
-vLLM's supported key for this is a request's cache salt, hashed into its first block. It is
-set here, inside the engine core, from the artifact's digest and generation, so that no route
-into the engine can leave it out.
+vLLM's supported key for this is a request's cache salt, hashed into its first block
+(`generate_block_hash_extra_keys`) and into later ones by their chain (`hash_block_tokens`). It is
+set here, inside the engine core, from the artifact's digest and generation, so that no route into
+the engine can leave it out.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import logging
 from functools import wraps
 from typing import Any
 
-from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest, replace_task
+from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest
 
 logger = logging.getLogger("vllm.ifedicl")
 
@@ -56,3 +57,11 @@ def salt_requests_by_task() -> None:
 
     from_engine_core_request.salts_by_task = True  # type: ignore[attr-defined]
     Request.from_engine_core_request = classmethod(from_engine_core_request)
+
+
+def replace_task(request: Any, task: TaskRequest) -> None:
+    """Make a request of vLLM's carry another task."""
+    if request.pooling_params is not None:
+        request.pooling_params.extra_kwargs = task.extra_kwargs()
+    else:
+        request.sampling_params.extra_args |= task.extra_kwargs()

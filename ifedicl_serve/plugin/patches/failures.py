@@ -1,7 +1,7 @@
 """A request that generates under a task that could not be loaded ends with an error.
 
-Its logits are NaN (`slots`), and vLLM counts NaN per request (VLLM_COMPUTE_NANS_IN_LOGITS, which
-the adapted models turn on). Pooling requests need none of this: their scores are NaN.
+Its logits are NaN (`slots`), and vLLM counts NaN per request (`nan_counts`). Pooling requests need
+none of this: their scores are NaN.
 """
 
 import logging
@@ -17,7 +17,7 @@ def end_failed_generations() -> None:
     """Wrap `Scheduler.update_from_output` to end task requests whose logits have NaN.
 
     Upstream: it hands the sampled tokens to their requests (vllm/v1/core/sched/scheduler.py), and
-    then ends those in `grammar_compile_error_reqs` with an error.
+    then ends those in `grammar_compile_error_reqs` and `encoder_cache_mismatch_reqs` with an error.
     Why: vLLM only counts NaN; a worker has no way to fail one request, and what it sampled from
     NaN must not be taken for an answer.
     Delete when a model runner's output can name requests that failed.
@@ -33,7 +33,9 @@ def end_failed_generations() -> None:
         for request_id in failed_requests(self.requests, model_runner_output):
             row = model_runner_output.req_id_to_index[request_id]
             model_runner_output.sampled_token_ids[row] = []
-            self.grammar_compile_error_reqs.add(request_id)
+            # A set in 0.32 and 0.33. The other became a dict of `RequestError`, which 0.33's front
+            # end raises; named here, a request ends with finish reason "error" in both.
+            self.encoder_cache_mismatch_reqs.add(request_id)
             logger.error("request %s: its task could not be loaded", request_id)
         return original(self, scheduler_output, model_runner_output)
 

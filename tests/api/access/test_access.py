@@ -8,7 +8,8 @@ from fastapi import FastAPI
 
 from api.access.guard import OPEN, Keyring
 from api.access.keys import allows
-from api.vllm.generate import ListedModels, TaskServing
+from api.vllm.generate import TaskServing
+from api.vllm.listed import ListedModels
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine

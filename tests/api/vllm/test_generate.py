@@ -12,7 +12,8 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from api.classify.engine import GenerationEngine
 from api.errors import on_error
 from api.observe.context import RequestContext, enter_request
-from api.vllm.generate import ListedModels, TaskServing
+from api.vllm.generate import TaskServing
+from api.vllm.listed import ListedModels
 from ifedicl_serve.errors import (
     DrainingError,
     EngineDiedError,

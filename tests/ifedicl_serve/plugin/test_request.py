@@ -9,7 +9,7 @@ import pytest
 
 from ifedicl_serve.contract.spec import MAX_LABELS
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.patches.cache_salt import task_salt
+from ifedicl_serve.plugin.patches.cache_salt import replace_task, task_salt
 from ifedicl_serve.plugin.request import (
     KEY,
     MALFORMED,
@@ -17,7 +17,6 @@ from ifedicl_serve.plugin.request import (
     MAX_GENERATION_CHARS,
     TaskKey,
     TaskRequest,
-    replace_task,
 )
 
 

@@ -1,0 +1,16 @@
+"""NaN in logits, per request: how a worker tells the scheduler that a task could not be loaded."""
+
+import os
+
+
+def count_nans_in_logits() -> None:
+    """Set VLLM_COMPUTE_NANS_IN_LOGITS in a worker whose model generates.
+
+    Upstream: a worker counts NaN per request only if this variable is set. V1 reads it at every
+    step (`_get_nans_in_logits`, vllm/v1/worker/gpu_model_runner.py), V2 when it makes its sampler,
+    which is after the model (vllm/v1/worker/gpu/sample/sampler.py).
+    Why: `failures` ends the requests that the counts name. It is the worker that has a model, and
+    whoever starts an engine need not know of this.
+    Delete when a model runner's output can name requests that failed.
+    """
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"
