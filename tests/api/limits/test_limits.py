@@ -138,9 +138,9 @@ def test_vllms_bounds_of_its_queue_are_for_its_own_routes(requests, tokens, erro
 
 
 def test_a_request_that_is_late_is_504_and_the_engine_drops_it(app, client, engine):
-    engine.held = True
-    response = client.post("/v1/classify", json={**TWO, "timeout": 0.05})
-    assert error_of(response, 504)["message"].startswith("not answered within 0.05 seconds; ")
+    engine.held = True  # a second: on a busy machine both texts take a while to get there
+    response = client.post("/v1/classify", json={**TWO, "timeout": 1})
+    assert error_of(response, 504)["message"].startswith("not answered within 1 seconds; ")
     assert engine.aborted == 2
     assert app.state.ifedicl_admission.texts == 0
 
