@@ -1,1 +1,4 @@
-"""Offline calibration on Hugging Face models: extract, aggregate, fit. Never imports vllm."""
+"""Offline calibration on Hugging Face models: labelled examples in, an artifact out. No vllm.
+
+`calibrate.calibrate` is the path; `command` is what people type.
+"""

@@ -1,7 +1,7 @@
-"""The task contract (artifact, prompt, injection, label trie, registry) and the vLLM plugin.
+"""What a task is (`contract`), tasks on disk (`tasks`), the HTTP contract and its client (`schema`,
+`client`), and all that runs inside vLLM (`plugin`).
 
-Only `ifedicl_serve.plugin` may import vllm; everything else here is what calibration and
-serving share, and runs with torch, safetensors and pydantic alone.
+Only `plugin` may import vllm; everything else here is what calibration and serving share.
 """
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
 """Calibration over Flower: clients on their own machines, one coordinator, the same two stages.
 
-`messages` says what travels, `client` and `server` what each side does with it, `client_app` and
-`server_app` are what Flower runs, `simulate` runs both in one process.
+`wire` says what travels, `client` and `coordinator` what each side does with it; their `app` is what
+Flower runs, from the submitted `app/`, which holds no Python. `simulate` runs both in one process.
 """
