@@ -4,6 +4,12 @@ Property tests are quick, and the same on every run, unless IFEDICL_EXAMPLES ask
 """
 
 import logging
+import os
+
+# Before torch is imported, and for every process the tests start. Each has a core at most: two
+# processes of two threads on two cores mostly wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
 
 import pytest
 from hypothesis import settings
