@@ -19,7 +19,9 @@ WHEELS      := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global
 LOCAL_TORCH := $(wildcard $(addsuffix /torch-2.13.0+cpu-*.whl,$(WHEELS)))
 TORCH_FROM  := $(if $(LOCAL_TORCH),$(addprefix --find-links ,$(WHEELS)),--index-url $(TORCH_INDEX))
 
-.PHONY: demo test serve lint lock vllm-surface clean base-model
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test check suite quick serve lint lock vllm-surface clean base-model
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
@@ -28,10 +30,21 @@ serve: $(VENV)/installed
 	@test -d demo/tasks || { echo "no tasks yet: run 'make demo' first"; exit 1; }
 	$(BIN)/python examples/demo.py --serve --port $(PORT)
 
+# Lint beside the tests: mypy takes a minute of one core, and at the end of the tests one is idle.
+test: $(VENV)/installed $(VENV)/browser $(VENV)/promtool
+	$(MAKE) --jobs 2 lint suite
+
+# All that needs no vLLM, and so no engine.
+check: $(VENV)/installed $(VENV)/browser $(VENV)/promtool
+	$(MAKE) --jobs 2 lint quick
+
 # Two processes, each test file in one of them: engines are module fixtures, and much is waiting.
 # In the order of tests/conftest.py, not by xdist, which leaves files of few long tests to the end.
-test: lint $(VENV)/browser $(VENV)/promtool
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+suite:
+	$(PYTEST)
+
+quick:
+	$(PYTEST) --without-vllm
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

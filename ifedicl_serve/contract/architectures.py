@@ -2,7 +2,7 @@
 
 # Checkpoint architectures whose decoder layers add the outputs of `self_attn` and `mlp` to the
 # residual stream, in Hugging Face's model and in vLLM's alike. A row joins with its tiny
-# configuration in tests/engine/test_architectures.py, which proves that the two agree.
+# configuration in tests/engine/in_process/test_architectures.py, which proves that the two agree.
 ARCHITECTURES = (
     "LlamaForCausalLM",
     "MistralForCausalLM",

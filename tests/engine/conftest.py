@@ -28,7 +28,6 @@ from bench.serve.random_tasks import random_task
 from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.prompt import token_ids
-from ifedicl_serve.plugin import register
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
 from tests.engine.reference import hooked, trie_of
@@ -59,22 +58,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     return paths
 
 
-@pytest.fixture(scope="module")
-def inspected_in_this_process():
-    """vLLM inspects a class it knows by name only in a process of its own: 10 s for each."""
-    from vllm import ModelRegistry
-    from vllm.plugins import load_general_plugins
-
-    from ifedicl_serve.plugin import models
-
-    load_general_plugins()
-    for name in ADAPTED_ARCHITECTURES.values():
-        ModelRegistry.register_model(name, getattr(models, name))
-    yield
-    register()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tasks(models, tmp_path_factory):
     """33 random tasks of the tiny LLaMA in one folder, and their digests."""
     folder = tmp_path_factory.mktemp("tasks")
@@ -148,8 +132,9 @@ def engine(model: Path, tasks: Path | None, task: str = "classify", **options) -
         options["runner"] = "pooling"
         options["pooler_config"] = PoolerConfig(task=task, use_activation=False)
     settings = dict(
-        dtype="float32", enforce_eager=True, max_model_len=1024, max_num_seqs=64, block_size=32
-    )
+        dtype="float32", enforce_eager=True, max_model_len=1024, max_num_seqs=64, block_size=32,
+        num_gpu_blocks_override=2048,  # for 64 prompts of 1024 tokens; all of it is filled first
+    )  # fmt: skip
     llm = LLM(model=str(model), **(settings | options))
     try:
         yield llm

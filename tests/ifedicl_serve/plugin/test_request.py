@@ -9,10 +9,9 @@ import pytest
 
 from ifedicl_serve.contract.spec import MAX_LABELS
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.patches.cache_salt import replace_task, task_salt
+from ifedicl_serve.plugin.patches.cache_salt import task_salt
 from ifedicl_serve.plugin.request import (
     KEY,
-    MALFORMED,
     MAX_CHARS,
     MAX_GENERATION_CHARS,
     TaskKey,
@@ -71,19 +70,6 @@ def test_a_string_that_is_no_json_is_refused(text):
 )
 def test_a_request_without_our_key_is_unadapted(params):
     assert TaskRequest.of(params) == TaskRequest(None, ())
-
-
-@pytest.mark.parametrize("kind", ["pooling", "sampling"])
-def test_vllms_parameters_of_either_kind_carry_it(kind):
-    from vllm import PoolingParams, SamplingParams
-
-    asked = TaskRequest("d" * 64, (5,), "g")
-    pooling = PoolingParams(extra_kwargs=asked.extra_kwargs()) if kind == "pooling" else None
-    sampling = SamplingParams(extra_args=asked.extra_kwargs()) if kind == "sampling" else None
-    request = SimpleNamespace(pooling_params=pooling, sampling_params=sampling)
-    assert TaskRequest.of_request(request) == asked
-    replace_task(request, TaskRequest(MALFORMED))
-    assert TaskRequest.of_request(request) == TaskRequest(MALFORMED)
 
 
 @pytest.mark.parametrize("value", [None, "d", ["d"], 1, {"digest": "d", "slot": 3}])

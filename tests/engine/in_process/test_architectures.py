@@ -28,8 +28,8 @@ from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.errors import ModelError
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
+from tests.engine.in_process.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin
 from tests.engine.reference import hooked
-from tests.engine.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin
 
 SHAPE = dict(
     vocab_size=8000, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
@@ -68,9 +68,6 @@ FAMILIES = {
     "Starcoder2ForCausalLM": ("starcoder2", WINDOW),
 }
 PROMPTS = random_prompts(12)
-
-
-pytestmark = pytest.mark.usefixtures("inspected_in_this_process")
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ import pytest
 from api.batch.command import classify
 from bench.serve.random_tasks import random_task
 from calibration.model.load import load_model
+from tests.engine.conftest import TINY_QWEN2
 from tests.engine.reference import hooked
 
 LABELS = ("card", "card payment", "cash", "exchange rate")  # of several tokens: three nodes
 TEXTS = [f"question number {number} about my card and {number * 7} euros" for number in range(40)]
 FLAGS = ("--dtype", "float32", "--max-model-len", "128", "--enforce-eager", "--block-size", "32")
 
-pytestmark = pytest.mark.usefixtures("inspected_in_this_process", "engine_gone_afterwards")
+pytestmark = pytest.mark.usefixtures("engine_gone_afterwards")
 
 
 @pytest.fixture
@@ -223,8 +224,7 @@ def test_what_cannot_be_done_is_refused_at_once(command, tmp_path, capsys, flags
 
 def test_a_task_of_another_model_is_refused(command, tmp_path, capsys):
     write(tmp_path / "in.csv", TEXTS)
-    tiny = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
-    arguments = [*command("in.csv", "out.csv"), "--model", str(tiny)]
+    arguments = [*command("in.csv", "out.csv"), "--model", str(TINY_QWEN2)]
     assert "calibrated on another model" in refusal(capsys, arguments)
 
 

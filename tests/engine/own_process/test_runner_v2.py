@@ -76,9 +76,9 @@ def test_an_engine_on_the_v2_runner_agrees_with_the_hooked_model(models, case, t
     batch = case.requests(first, second, None)
     options = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     job = {"model": str(models["llama"]), "tasks": str(case.folder), "options": options}
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.v2_engine", str(tmp_path / "answers")],
+        [sys.executable, "-m", "tests.engine.own_process.v2_engine", str(tmp_path / "answers")],
         input=json.dumps(job | {"batches": [batch, batch + lost]}),
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(root)},

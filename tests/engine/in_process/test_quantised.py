@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from bench.serve.random_tasks import random_task
 from calibration.model.load import load_model
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
+from tests.engine.in_process.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin
 from tests.engine.reference import hooked
-from tests.engine.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin
 
 GROUP = 32
 WEIGHTS = {
@@ -77,9 +77,6 @@ def checkpoint(kind: str, folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(settings))
     return folder
-
-
-pytestmark = pytest.mark.usefixtures("inspected_in_this_process")
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,6 @@ ADAPTERS = (None, "one", "two")
 # without one as well, as its index for none is -1 (vllm/lora/ops/torch_ops/lora_ops.py).
 OPTIONS = dict(enable_lora=True, max_loras=3, max_lora_rank=8)
 
-pytestmark = pytest.mark.usefixtures("inspected_in_this_process")
-
 
 @pytest.fixture(scope="module")
 def adapters(models, tmp_path_factory) -> dict:

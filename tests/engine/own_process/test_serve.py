@@ -5,7 +5,6 @@ import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,6 +17,7 @@ from calibration.model.load import load_model
 from ifedicl_serve.client import Client
 from ifedicl_serve.contract.signing import write_signature
 from tests.deploy.promql import served_names, unknown_metrics
+from tests.engine.conftest import TINY_QWEN2
 from tests.engine.reference import hooked
 from tests.ifedicl_serve.keys import public_pem
 from tests.otlp import collector
@@ -48,8 +48,7 @@ def tasks(model, key, tmp_path_factory):
     }
     vectors = folder / "damaged" / "vectors.safetensors"
     vectors.write_bytes(vectors.read_bytes()[:-1])
-    other = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
-    made["foreign"] = random_task(other, folder / "foreign", 4)
+    made["foreign"] = random_task(TINY_QWEN2, folder / "foreign", 4)
     for name in made.keys() - {"unsigned"}:
         write_signature(folder / name, made[name].digest, key)
     return folder, made

@@ -1,0 +1,50 @@
+"""Flags of `vllm serve` that tasks cannot be served with are usage errors, by vLLM's own parser."""
+
+import pytest
+
+from api import serve
+from api.options import ServeOptions
+from ifedicl_serve.plugin.config import TaskConfig
+from tests.api.conftest import TINY_QWEN2
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable"), [(["--grpc"], "0"), (["--grpc-port", "1"], "0"), ([], "1")]
+)
+def test_front_ends_that_know_no_keys_are_refused(monkeypatch, capsys, flags, variable, tmp_path):
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", variable)
+    argv = ["serve", str(TINY_QWEN2), *flags]
+    with pytest.raises(SystemExit):
+        serve._run_vllm(argv, "pooling", "", TaskConfig(tmp_path), ServeOptions())
+    assert "know no tasks and no keys" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "reason"),
+    [
+        ("--revision", "main", "would serve another model"),
+        ("--tokenizer", "elsewhere", "would serve another model"),
+        ("--tokenizer-mode", "slow", "would serve another model"),
+        (
+            "--hf-overrides",
+            '{"rope_parameters": {"rope_type": "yarn"}}',
+            "would serve another model",
+        ),
+        ("--quantization", "fp8", "would serve another model"),
+        ("--weight-transfer-config", '{"backend": "nccl"}', "would serve another model"),
+        (
+            "--kv-transfer-config",
+            '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}',
+            "could give a task the KV of another",
+        ),
+        ("--kv-offloading-size", "1", "could give a task the KV of another"),
+        ("--convert", "embed", "is set by ifedicl"),
+    ],
+)
+def test_flags_that_tasks_are_not_checked_against_are_refused(
+    flag, value, reason, tmp_path, capsys
+):
+    argv = ["serve", str(TINY_QWEN2), flag, value]
+    with pytest.raises(SystemExit):
+        serve._run_vllm(argv, "pooling", "", TaskConfig(tmp_path), ServeOptions())
+    assert f"{flag} {reason}" in capsys.readouterr().err
