@@ -54,7 +54,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def needs_vllm(path: Path) -> bool:
     """By its name, its folder or its imports, lazy ones included."""
-    if path.name in CHAINS or {"engine", "vllm"} & set(path.relative_to(TESTS).parts):
+    if path.name in CHAINS or {"engine", "upstream", "vllm"} & set(path.relative_to(TESTS).parts):
         return True
     nodes = list(ast.walk(ast.parse(path.read_text())))
     imported = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}

@@ -3,7 +3,7 @@
 A module that is in `sys.modules` after an import was imported, directly or not.
 """
 
-import importlib.util
+import importlib
 import os
 import pkgutil
 import subprocess
@@ -34,10 +34,6 @@ NEEDS_VLLM = {
 NEEDS_PYARROW = {
     f"ifedicl_serve.files.{name}" for name in ("tables", "table_formats", "table_writers")
 }
-
-needs_vllm = pytest.mark.skipif(
-    importlib.util.find_spec("vllm") is None, reason="vllm is not installed"
-)
 
 
 def python(code):
@@ -148,31 +144,3 @@ def test_serve_refuses_its_arguments_without_starting_vllm():
 def test_importing_the_plugin_is_free():
     """vLLM imports it in every process."""
     assert loaded_by("import ifedicl_serve.plugin").isdisjoint({"vllm", "torch", "numpy"})
-
-
-@needs_vllm
-def test_registering_twice_is_registering_once():
-    python(
-        """
-from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
-from ifedicl_serve.plugin import register
-register()
-from vllm import ModelRegistry
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request
-from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
-def patched():
-    return (
-        Request.from_engine_core_request.__func__,
-        GPUModelRunner._prepare_inputs,
-        Scheduler.update_from_output,
-    )
-
-once = patched()
-assert all(not hasattr(function.__wrapped__, "__wrapped__") for function in once)
-assert set(ADAPTED_ARCHITECTURES.values()) <= set(ModelRegistry.get_supported_archs())
-register()
-assert patched() == once
-"""
-    )

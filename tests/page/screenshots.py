@@ -13,10 +13,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from tests.documents import ROOT
 from tests.page.conftest import chromium
 from tests.page.pages import classify
 from tests.processes import ifedicl_serve
-from tests.readme import ROOT
 
 MODEL = ROOT / "examples" / "base_model"
 TRAIN = ROOT / "examples" / "banking" / "train.jsonl"

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from vllm import PoolingParams, SamplingParams
 
-from ifedicl_serve.plugin.request import MALFORMED, TaskRequest, replace_task
+from ifedicl_serve.plugin.patches.cache_salt import replace_task
+from ifedicl_serve.plugin.request import MALFORMED, TaskRequest
 
 
 @pytest.mark.parametrize("kind", ["pooling", "sampling"])
