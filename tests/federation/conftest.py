@@ -13,6 +13,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from calibration.data.examples import Example
 from calibration.federation.client.app import client_app
 from calibration.federation.client.participant import Owner
+from calibration.federation.coordinator import fleet
 from calibration.federation.wire.messages import Invitation
 from calibration.settings import Settings
 from calibration.task import TaskDefinition
@@ -23,6 +24,12 @@ __all__ = ["examples", "llama", "llama_folder", "one_thread", "task"]
 
 SETTINGS = Settings(layers=(1, 2), rounds=3, local_steps=3, batch_size=4)
 Tamper = Callable[[str, RecordDict], RecordDict | Error | None]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients of a `LoopGrid` answer at once."""
+    monkeypatch.setattr(fleet, "POLL_SECONDS", 0.01)
 
 
 @dataclass

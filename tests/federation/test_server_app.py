@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from calibration.federation.coordinator import app as server_app
-from calibration.federation.coordinator import fleet
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.messages import FIT, Invitation
@@ -14,11 +13,8 @@ from tests.federation.conftest import LoopGrid
 
 
 @pytest.fixture
-def job(
-    grid: LoopGrid, invitation: Invitation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> FederationJob:
+def job(grid: LoopGrid, invitation: Invitation, tmp_path: Path) -> FederationJob:
     """A job that stopped after stage 1: its state is there, and now its clients answer."""
-    monkeypatch.setattr(fleet, "POLL_SECONDS", 0.01)
     job = FederationJob(
         invitation=invitation,
         terms=Terms(clients=3, quorum=3, wait=5, timeout=0.1),

@@ -1,0 +1,30 @@
+"""The coordinator run against clients in this process (`conftest.LoopGrid`)."""
+
+from pathlib import Path
+
+import torch
+
+from calibration.federation.coordinator.federate import federate
+from calibration.federation.coordinator.fleet import Terms
+from calibration.federation.wire.messages import Invitation
+from calibration.result.outcome import Outcome
+from calibration.run.progress import Progress
+from calibration.state import StateStore, fingerprint
+from tests.federation.conftest import LoopGrid
+
+TERMS = Terms(clients=3, quorum=2, wait=0.5, timeout=0.5)
+
+
+def run(
+    grid: LoopGrid,
+    invitation: Invitation,
+    out: Path,
+    terms: Terms = TERMS,
+    progress: Progress | None = None,
+) -> Outcome:
+    store = StateStore(out.parent / f".{out.name}", fingerprint(invitation.model_dump(mode="json")))
+    return federate(invitation, terms, out, grid, store, progress or Progress())
+
+
+def tensors(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
+    return outcome.artifact.context_vector, outcome.artifact.coefficients

@@ -1,0 +1,283 @@
+"""The coordinator against clients that die, forget, lie and are poisoned."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+
+from calibration.data.examples import Example
+from calibration.federation.coordinator.app import LoggedProgress
+from calibration.federation.coordinator.checks import outsized, refuse_coefficients
+from calibration.federation.coordinator.fleet import Terms
+from calibration.federation.wire.messages import FIT, Invitation, not_ok
+from calibration.model.hooked import HookedModel
+from calibration.result.report import write_report
+from calibration.run.progress import Progress
+from ifedicl_serve.contract.artifact import load_artifact
+from ifedicl_serve.errors import FederationError, QuorumError
+from tests.federation.conftest import LoopGrid
+from tests.federation.running import run
+
+# -- clients that lose their own contribution only
+
+
+def test_a_client_that_dies_loses_its_own_rounds(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    class Dies(Progress):
+        def fitting(self, client: int, round_index: int):
+            if round_index == 1:
+                grid.nodes.pop(12, None)
+            return super().fitting(client, round_index)
+
+    outcome = run(grid, invitation, tmp_path / "toy", progress=Dies())
+    assert [[len(steps) for steps in one] for one in outcome.state.losses] == [
+        [3, 3, 3],
+        [3, 3, 0],
+        [3, 3, 0],
+    ]
+
+
+def test_too_few_answers_are_an_error_and_the_state_stays(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    grid.nodes[10].tamper = lambda kind, content: None if kind == FIT else content
+    terms = Terms(clients=3, quorum=3, wait=0.5, timeout=0.1)
+    with pytest.raises(QuorumError, match="2 clients answered train.fit, 3 are needed"):
+        run(grid, invitation, tmp_path / "toy", terms)
+    assert not (tmp_path / "toy").exists()
+    grid.nodes[10].tamper = lambda kind, content: content
+    assert run(grid, invitation, tmp_path / "toy", terms).state.rounds_done == 3
+
+
+def test_warnings_log_and_report_name_clients_by_their_numbers(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The position of an answer is no client's number when another client is missing."""
+    del grid.nodes[10]
+    for node in grid.nodes.values():
+        node.tamper = lambda kind, content: (
+            with_numbers(content, losses=[1.5] * 3) if kind == FIT else content
+        )
+    progress = LoggedProgress(rounds=3)
+    with caplog.at_level("INFO", logger="flwr"):
+        outcome = run(grid, invitation, tmp_path / "toy", progress=progress)
+    named = [re.search(r"loss of client (\d) did not fall", sign) for sign in outcome.warnings]
+    assert [one[1] for one in named if one] == ["1", "2"]
+    assert "round 3/3: mean loss of client 1: 1.500, client 2: 1.500" in caplog.text
+    report = write_report(outcome, progress.seconds, tmp_path / "report").read_text()
+    assert "| round | client 1 | client 2 |" in report
+
+
+def test_too_few_clients_are_an_error(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    del grid.nodes[10], grid.nodes[11]
+    with pytest.raises(QuorumError, match="1 clients accepted the invitation, 2 are needed"):
+        run(grid, invitation, tmp_path / "toy")
+
+
+def with_numbers(content: RecordDict, **changed) -> RecordDict:
+    numbers = MetricRecord({**content["numbers"], **changed})
+    return RecordDict({**content, "numbers": numbers})
+
+
+def with_values(content: RecordDict, name: str, values: np.ndarray) -> RecordDict:
+    return RecordDict({**content, name: ArrayRecord({"values": Array(values)})})
+
+
+def nan(content: RecordDict, name: str) -> RecordDict:
+    return with_values(content, name, content[name]["values"].numpy() * np.float32(math.nan))
+
+
+GARBAGE = {
+    "NaN vector": ("train.extract", lambda c: nan(c, "vector")),
+    "wrong shape": ("train.extract", lambda c: with_values(c, "vector", np.zeros(3, np.float32))),
+    "float64": ("train.extract", lambda c: with_values(c, "vector", np.zeros((3, 2, 64)))),
+    "no tensor": ("train.extract", lambda c: RecordDict({k: c[k] for k in ("status", "numbers")})),
+    "absurd vector": (
+        "train.extract",
+        lambda c: with_values(c, "vector", c["vector"]["values"].numpy() * np.float32(1000)),
+    ),
+    "no bytes": (
+        "train.extract",
+        lambda c: RecordDict(
+            {
+                **c,
+                "vector": ArrayRecord(
+                    {"values": Array("float32", (3, 2, 64), "numpy.ndarray", b"")}
+                ),
+            }
+        ),
+    ),
+    "too many bytes": (
+        "train.extract",
+        lambda c: with_values(c, "vector", np.zeros((1000, 1000), np.float32)),
+    ),
+    "more examples than announced": ("train.extract", lambda c: with_numbers(c, count=5)),
+    "no examples": ("train.extract", lambda c: with_numbers(c, count=0)),
+    "half an example": ("train.extract", lambda c: with_numbers(c, count=1.5)),
+    "no status": ("train.extract", lambda c: RecordDict()),
+    "other status": ("train.extract", lambda c: not_ok("fine", "")),
+    "refusal": ("train.extract", lambda c: not_ok("refused", "is busy")),
+    "crash": ("train.extract", lambda c: Error(code=1, reason="ClientApp crashed")),
+    "silence": ("train.extract", lambda c: None),
+    "NaN coefficients": ("train.fit", lambda c: nan(c, "coefficients")),
+    "absurd coefficients": (
+        "train.fit",
+        lambda c: with_values(c, "coefficients", c["coefficients"]["values"].numpy() + 1000),
+    ),
+    "untouched sites": (
+        "train.fit",
+        lambda c: with_values(c, "coefficients", np.full((3, 2, 2), 0.5, np.float32)),
+    ),
+    "NaN loss": ("train.fit", lambda c: with_numbers(c, losses=[math.nan] * 3)),
+    "absurd losses": ("train.fit", lambda c: with_numbers(c, losses=[1e308] * 3)),
+    "negative losses": ("train.fit", lambda c: with_numbers(c, losses=[-1.0] * 3)),
+    "too few losses": ("train.fit", lambda c: with_numbers(c, losses=[1.0] * 2)),
+    "too many losses": ("train.fit", lambda c: with_numbers(c, losses=[1.0] * 4)),
+    "one loss": ("train.fit", lambda c: with_numbers(c, losses=1.0)),
+    "label counts of nobody": ("train.extract", lambda c: with_numbers(c, label_counts=[0] * 4)),
+    "fewer label counts": ("train.extract", lambda c: with_numbers(c, label_counts=[1, 1])),
+    "more label counts": ("train.extract", lambda c: with_numbers(c, label_counts=[1, 1, 0, 0, 0])),
+    "negative label counts": (
+        "train.extract",
+        lambda c: with_numbers(c, label_counts=[3, -1, 0, 0]),
+    ),
+    "half label counts": ("train.extract", lambda c: with_numbers(c, label_counts=[0.5] * 4)),
+    "negative client": ("query.join", lambda c: with_numbers(c, client=-1)),
+    "taken number": ("query.join", lambda c: with_numbers(c, client=0)),
+    "unknown field": ("query.join", lambda c: with_numbers(c, text=1)),
+    "NaN metrics": ("evaluate.measure", lambda c: with_numbers(c, adapted_accuracy=math.nan)),
+    "absurd log-loss": ("evaluate.measure", lambda c: with_numbers(c, adapted_log_loss=1e308)),
+    "accuracy of 5": ("evaluate.measure", lambda c: with_numbers(c, zero_shot_accuracy=5.0)),
+    "negative log-loss": ("evaluate.measure", lambda c: with_numbers(c, zero_shot_log_loss=-1.0)),
+    "no accuracy": ("evaluate.measure", lambda c: RecordDict({**c, "numbers": MetricRecord({})})),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_costs_its_sender_alone(
+    grid: LoopGrid,
+    invitation: Invitation,
+    tmp_path: Path,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spoiled, spoil = GARBAGE[name]
+    grid.nodes[12].tamper = lambda kind, content: spoil(content) if kind == spoiled else content
+    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
+    outcome = run(grid, invitation, tmp_path / "toy", terms)
+    assert load_artifact(tmp_path / "toy").digest == outcome.artifact.digest
+    expected = {"query.join": 2, "train.extract": 2, "train.fit": 3, "evaluate.measure": 3}
+    assert len(outcome.state.federation["clients"]) == expected[spoiled]
+    fitted = [bool(one_round[-1]) for one_round in outcome.state.losses]
+    assert fitted == [spoiled != "train.fit"] * 3  # the last client's, if it is there
+    rows = outcome.artifact.spec.calibration.metrics["held_out"]
+    assert rows == (3 if spoiled == "train.fit" else 2)
+    assert torch.isfinite(outcome.artifact.context_vector).all()
+
+
+def test_a_vector_that_overflows_is_left_out_of_two(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    """Two cannot outvote each other, but this one would end every round with NaN."""
+    del grid.nodes[12]
+    grid.nodes[11].tamper = lambda kind, content: (
+        with_values(content, "vector", np.full((3, 2, 64), 1e38, np.float32))
+        if kind == "train.extract"
+        else content
+    )
+    outcome = run(grid, invitation, tmp_path / "toy", Terms(2, 1, wait=0.3, timeout=0.3))
+    assert outcome.state.federation["clients"] == [0]
+
+
+def test_another_model_is_refused_with_the_reason(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = invitation.model.model_copy(update={"tokenizer_digest": "0" * 64})
+    with caplog.at_level("ERROR", logger="flwr"), pytest.raises(QuorumError):
+        run(grid, invitation.model_copy(update={"model": other}), tmp_path / "toy")
+    assert (
+        grid.received[0]
+        .content["status"]["reason"]
+        .startswith("runs another base model (tokenizer digest 0000000000000000")
+    )
+
+
+def test_a_client_whose_labels_are_unknown_refuses_without_naming_them(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    labels = invitation.labels[:2]
+    with pytest.raises(QuorumError):
+        run(grid, invitation.model_copy(update={"labels": labels}), tmp_path / "toy")
+    reasons = {reply.content["status"]["reason"] for reply in grid.received}
+    assert reasons == {"cannot use its data; its own log says why"}
+
+
+# -- pure parts
+
+
+def test_outsized_needs_a_majority_to_compare_with() -> None:
+    vectors = {0: torch.ones(4), 1: torch.ones(4) * 2, 2: torch.ones(4) * 30}
+    assert outsized(vectors) == [2]
+    assert outsized({1: vectors[1], 2: vectors[2]}) == []
+
+
+def test_coefficients_within_reason_pass() -> None:
+    untouched = torch.tensor([[True, False]])
+    refuse_coefficients(torch.tensor([[[0.0, 1.0], [3.0, -2.0]]]), untouched)
+    with pytest.raises(FederationError, match="expected within 100"):
+        refuse_coefficients(torch.tensor([[[0.0, 1.0], [101.0, 1.0]]]), untouched)
+    with pytest.raises(FederationError, match="does not adapt"):
+        refuse_coefficients(torch.tensor([[[0.1, 1.0], [3.0, -2.0]]]), untouched)
+
+
+@pytest.mark.parametrize(("clients", "quorum"), [(3, 0), (3, 4)])
+def test_a_quorum_out_of_reach_is_refused(clients: int, quorum: int) -> None:
+    with pytest.raises(FederationError, match=f"quorum is {quorum}"):
+        Terms(clients, quorum)
+
+
+def test_messages_hold_no_text_and_no_token_id(
+    grid: LoopGrid,
+    invitation: Invitation,
+    examples: list[Example],
+    llama: HookedModel,
+    tmp_path: Path,
+) -> None:
+    """Everything a client ever sent, as the records it is made of."""
+    run(grid, invitation, tmp_path / "toy")
+    assert {reply.metadata.message_type for reply in grid.received} == {
+        "query.join",
+        "train.extract",
+        "train.fit",
+        "evaluate.measure",
+    }
+    allowed = {"client", "examples", "held_out", "count", "label_counts", "losses"}
+    for reply in grid.received:
+        content = reply.content
+        assert set(content) <= {"status", "numbers", "vector", "coefficients"}
+        assert content["status"] == ConfigRecord({"status": "ok"})
+        for name, value in content["numbers"].items():
+            assert name in allowed or name.endswith(("accuracy", "log_loss", "macro_f1"))
+            assert isinstance(value, int | float | list)
+        for record in content.array_records.values():
+            assert set(record) == {"values"}
+            assert record["values"].numpy().shape in {(3, 2, 64), (3, 2, 2)}
+        wire = b"".join(part.deflate() for part in parts_of(content))
+        for example in examples:
+            assert example.text.encode() not in wire
+            ids = llama.tokenizer(example.text)["input_ids"]
+            for width in (np.int16, np.int32, np.int64):
+                assert np.array(ids[:4], width).tobytes() not in wire
+
+
+def parts_of(part):
+    yield part
+    for child in (part.children or {}).values():
+        yield from parts_of(child)
