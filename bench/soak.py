@@ -119,18 +119,30 @@ def growth(samples: list[dict[str, Any]], what: str) -> float:
     return median(values[-quarter:]) - median(values[quarter : 2 * quarter] or values)
 
 
-def run(model: Path, minutes: float, *flags: str) -> dict[str, Any]:
-    """Soak a server of its own; headline, what was sent and wrong, and the samples."""
+def run(model: Path, minutes: float) -> dict[str, Any]:
+    """Soak a server of its own."""
     with tempfile.TemporaryDirectory() as folder:
         scratch, tasks = Path(folder), Path(folder) / "tasks"
-        for number in range(IN_USE):
-            random_task(model, tasks / f"task{number}", number)
-        with served(model, tasks, scratch / "server.log", *FLAGS, *flags) as (url, popen):
-            process = psutil.Process(popen.pid)
-            with churning(model, tasks) as changes:
-                sent, wrong, samples = asyncio.run(soak(url, process, minutes))
-            time.sleep(SAMPLE_S)
-            after, idle = metrics(url), held(process)
+        make_tasks(model, tasks)
+        with served(model, tasks, scratch / "server.log", *FLAGS) as (url, popen):
+            return soaked(model, tasks, url, psutil.Process(popen.pid), minutes)
+
+
+def make_tasks(model: Path, tasks: Path) -> None:
+    """Those in use."""
+    for number in range(IN_USE):
+        random_task(model, tasks / f"task{number}", number)
+
+
+def soaked(
+    model: Path, tasks: Path, url: str, process: psutil.Process, minutes: float
+) -> dict[str, Any]:
+    """Soak a server that nobody has asked anything yet; headline, what was sent and wrong, and the
+    samples."""
+    with churning(model, tasks) as changes:
+        sent, wrong, samples = asyncio.run(soak(url, process, minutes))
+    time.sleep(SAMPLE_S)
+    after, idle = metrics(url), held(process)
     to_classify = sent.total() - sent[looks_around.__name__]
     in_engine = after["vllm:num_requests_running"] + after["vllm:num_requests_waiting"]
     headline = {

@@ -1,5 +1,5 @@
-"""`ifedicl serve` under callers that leave and a signal: its own processes, real HTTP, and the
-engine's own counters. A dying engine ends `test_serve.py`."""
+"""`ifedicl serve` under all kinds of callers, callers that leave and a signal: its own processes,
+real HTTP, and the engine's own counters. A dying engine ends `test_serve.py`."""
 
 import json
 import signal
@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from bench.serve.random_tasks import random_task
+from bench.soak import FLAGS, SLOTS, make_tasks, soaked
 from tests.processes import in_engine, metric, served, until
 
 LABELS = ("card", "card payment", "cash", "exchange rate")  # several tokens: two stages a text
@@ -26,19 +27,43 @@ def log(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(models, log, tmp_path_factory):
-    """URL and process of a server that the last test ends."""
+def tasks(models, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("served")
+    make_tasks(models["llama"], folder)
     random_task(models["llama"], folder / "alpha", 0, labels=LABELS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(models, tasks, log):
+    """URL and process of a server that the last test ends."""
     flags = ["--enforce-eager", "--log-level", "INFO", "--logging-config.formatter", "json"]
     flags += ["--request-timeout", "120", "--shutdown-timeout", "120"]  # for the slowest machine
-    with served(models["llama"], folder, log, *flags) as url_and_process:
+    with served(models["llama"], tasks, log, *FLAGS, *flags) as url_and_process:
         yield url_and_process
+
+
+def test_nothing_is_lost_mixed_up_or_left_behind(models, tasks, server):
+    """A short soak (bench/soak.py, twenty minutes there) of a server that is asked for the first
+    time: good and bad callers at once while tasks come, change and go. Only the long one tells a
+    leak."""
+    url, process = server
+    record = soaked(models["llama"], tasks, url, psutil.Process(process.pid), 0.3)
+    assert record["wrong"] == {}
+    headline = record["headline"]
+    assert headline["requests"] > 100
+    assert headline["changes of tasks"] > 5
+    assert headline["requests that the server did not count"] == 0
+    assert headline["texts left in flight"] == 0
+    assert headline["requests left in the engine"] == 0
+    assert headline["tasks in slots"] <= SLOTS
 
 
 def test_work_that_nobody_waits_for_leaves_the_engine(server):
     url, _ = server
     until(lambda: in_engine(url) == 0)
+    classified = metric(url, "vllm:request_success_total")
+    hung_up = metric(url, "ifedicl:request_errors_total", kind="ClientDisconnect")
     # A client that hangs up.
     body = json.dumps(LONG).encode()
     address = urlsplit(url)
@@ -51,8 +76,8 @@ def test_work_that_nobody_waits_for_leaves_the_engine(server):
         until(lambda: in_engine(url) > 10)
     until(lambda: in_engine(url) == 0)
     assert metric(url, "ifedicl:texts_in_flight") == 0
-    assert metric(url, "ifedicl:request_errors_total", kind="ClientDisconnect") == 1
-    classified = metric(url, "vllm:request_success_total")
+    assert metric(url, "ifedicl:request_errors_total", kind="ClientDisconnect") == hung_up + 1
+    classified = metric(url, "vllm:request_success_total") - classified
     assert classified < len(LONG["input"])  # so most of the work was never done
     # A deadline.
     response = httpx.post(f"{url}/v1/classify", json={**LONG, "timeout": 1.0}, timeout=60)
