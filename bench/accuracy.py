@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.report import machine, options, show_headline
-from bench.serve.store import Store
+from bench.common.report import machine, options, show_headline
+from bench.common.store import Store
 from calibration.calibrate import Watch, calibrate
 from calibration.data.examples import Example, read_examples
 from calibration.model.hooked import HookedModel

@@ -21,8 +21,9 @@ from rich.table import Table
 
 from bench.accuracy import FULL as DATA_SIZE
 from bench.accuracy import TEMPLATES, load_data_set
-from bench.federate.attack_vectors import Channel, Scene, channels, prepare
-from bench.federate.attackers import (
+from bench.common.report import machine, options, report
+from bench.federation.attack_vectors import Channel, Scene, channels, prepare
+from bench.federation.attackers import (
     Inversion,
     Membership,
     draw_client,
@@ -32,7 +33,6 @@ from bench.federate.attackers import (
     top_words,
     word_auc,
 )
-from bench.report import machine, options, report
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
 from calibration.result.record import versions

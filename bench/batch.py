@@ -29,9 +29,9 @@ from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
 from api.batch.source import open_source
 from api.vllm.offline import offline_engine
-from bench.report import options, report
-from bench.serve.engines import SHAPE, random_model
-from bench.serve.random_tasks import random_task
+from bench.common.engines import SHAPE, random_model
+from bench.common.random_tasks import random_task
+from bench.common.report import options, report
 from bench.serving import TOKENS, texts
 
 CHUNK_ROWS = 1024

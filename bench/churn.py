@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import options, report
-from bench.serve.engines import SHAPE, random_model
-from bench.serve.load import AUTOCANNON, Seen, fire, require, write_har
-from bench.serve.random_tasks import random_task
+from bench.common.engines import SHAPE, random_model
+from bench.common.load import AUTOCANNON, Seen, fire, require, write_har
+from bench.common.random_tasks import random_task
+from bench.common.report import options, report
 from bench.serving import texts
 from tests.processes import ifedicl_serve
 

@@ -26,7 +26,7 @@ import httpx
 import psutil
 from rich.console import Console
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
 from tests.processes import served
 

@@ -28,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import accuracy
-from bench.federate.lora import Lora, add_adapters, run_lora
-from bench.federate.plan import (
+from bench.common.report import machine, options, show_headline
+from bench.common.store import Store
+from bench.federation.lora import Lora, add_adapters, run_lora
+from bench.federation.plan import (
     ALPHA,
     BASELINES,
     CENTRALISED,
@@ -46,10 +48,8 @@ from bench.federate.plan import (
     Size,
     plan,
 )
-from bench.federate.report import headline, write_report
-from bench.federate.rounds import MeteredModel, Variant, run_federated
-from bench.report import machine, options, show_headline
-from bench.serve.store import Store
+from bench.federation.report import headline, write_report
+from bench.federation.rounds import MeteredModel, Variant, run_federated
 from calibration.command.parse import parse_layers
 from calibration.data.examples import Example
 from calibration.data.partition import contradictory, dirichlet, iid, one_label

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.report import options, show_headline, write_record
-from bench.serve.engines import EXAMPLES, LORA_RANK, Classify, Engines, Workload, random_workload
+from bench.common.engines import EXAMPLES, LORA_RANK, Classify, Engines, Workload, random_workload
+from bench.common.report import options, show_headline, write_record
 from bench.throughput import SLOW, SLOW_ROUNDS, Seconds, ratio
 
 # https://huggingface.co/Qwen/Qwen2.5-7B/blob/main/config.json

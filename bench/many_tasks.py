@@ -25,8 +25,8 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer
 
-from bench.report import options, report
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
+from bench.common.report import options, report
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.plugin.request import TaskKey

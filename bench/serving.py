@@ -21,9 +21,9 @@ from rich.progress import track
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from bench.report import options, report
-from bench.serve.engines import SHAPE, Classify, Engines, random_model, random_workload
-from bench.serve.load import AUTOCANNON, LOCUST, Seen, arrive, fire, require, write_har
+from bench.common.engines import SHAPE, Classify, Engines, random_model, random_workload
+from bench.common.load import AUTOCANNON, LOCUST, Seen, arrive, fire, require, write_har
+from bench.common.report import options, report
 from tests.processes import ifedicl_serve
 
 BATCH, TASKS, TOKENS = 256, 64, 64

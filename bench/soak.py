@@ -1,7 +1,7 @@
 """Everything at once for twenty minutes: does the server lose, mix up or leak anything?
 
 One server with four times as many tasks in use as slots; callers good and bad
-(bench/serve/callers.py) at once, and every second a task is added, replaced or removed. Every
+(bench/common/callers.py) at once, and every second a task is added, replaced or removed. Every
 answer is checked; every five seconds memory, files and threads of the server's processes are read.
 
     python -m bench.soak [--minutes 20] [--model PATH] [--json FILE]
@@ -22,9 +22,9 @@ import psutil
 from rich.progress import Progress
 
 from bench.churn import churning
-from bench.report import options, report
-from bench.serve.callers import MIX, Callers, looks_around
-from bench.serve.random_tasks import random_task
+from bench.common.callers import MIX, Callers, looks_around
+from bench.common.random_tasks import random_task
+from bench.common.report import options, report
 from tests.processes import served
 
 BASE_MODEL = Path(__file__).parents[1] / "examples" / "base_model"

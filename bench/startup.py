@@ -21,8 +21,8 @@ from rich.table import Table
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
+from bench.common.report import options, report
 from bench.many_tasks import EMBEDDED_MODEL, write_tasks
-from bench.report import options, report
 from tests.processes import ifedicl_serve
 
 COUNTS = (10, 1_000, 10_000)

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.report import options, report
-from bench.serve.engines import SHAPE, Classify, Engines, Prompts, random_model, random_workload
+from bench.common.engines import SHAPE, Classify, Engines, Prompts, random_model, random_workload
+from bench.common.report import options, report
 
 LENGTHS = (16, 64, 256)
 TASKS, ADAPTERS, DEMONSTRATIONS = (1, 16, 64, 256), (1, 64), (12, 24)

@@ -1,8 +1,8 @@
 """The path of a calibration: client vectors -> FedAvg -> rounds of (fit, FedAvg).
 
 One loop for clients in this process (`run.local`), on machines of their own
-(`federation.coordinator.clients`) and in the benches (bench/federate/rounds.py). Where the clients
-are is `Clients`'s to know; what is saved, told and warned of meanwhile is `Watch`'s.
+(`federation.coordinator.clients`) and in the benches (bench/federation/rounds.py). Where the
+clients are is `Clients`'s to know; what is saved, told and warned of meanwhile is `Watch`'s.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bench.federate.attackers import (
+from bench.federation.attackers import (
     Facts,
     Inversion,
     Membership,

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.report import machine, options, report
-from bench.serve.store import Store
+from bench.common.report import machine, options, report
+from bench.common.store import Store
 
 
 def test_a_record_says_how_it_was_made(tmp_path, capsys):

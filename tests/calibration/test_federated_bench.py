@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.federate.lora import Lora, add_adapters, fit_adapters, run_lora
-from bench.federate.report import Table, compute_ratio, cost_to_reach, markdown, rounds_to
-from bench.federate.rounds import MeteredModel, Variant, fitting_only, run_federated
+from bench.federation.lora import Lora, add_adapters, fit_adapters, run_lora
+from bench.federation.report import Table, compute_ratio, cost_to_reach, markdown, rounds_to
+from bench.federation.rounds import MeteredModel, Variant, fitting_only, run_federated
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
 from calibration.model.load import load_model

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
 from calibration.result.export import export_fused
 from ifedicl_serve.contract.prompt import token_ids

@@ -21,7 +21,7 @@ from transformers import (
     OlmoeModel,
 )
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from calibration.model.hooked import HookedModel, longest_prompt
 from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from api.batch.command import classify
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
 from tests.engine.conftest import TINY_QWEN2
 from tests.engine.reference import hooked

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from tests.engine.conftest import (
     NUM_TASKS,
     engine,

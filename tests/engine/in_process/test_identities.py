@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from tests.engine.conftest import engine, random_prompts, request, run
 
 PROMPTS = random_prompts(24)

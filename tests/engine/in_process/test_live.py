@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from ifedicl_serve.contract.artifact import VECTORS_FILE
 from ifedicl_serve.plugin.request import TaskRequest
 from tests.engine.conftest import engine, random_prompts, request, run, scores

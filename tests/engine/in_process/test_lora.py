@@ -13,7 +13,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 from vllm.lora.request import LoRARequest
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
 from ifedicl_serve.contract.prompt import token_ids
 from tests.engine.conftest import engine, random_prompts, request, run

@@ -17,7 +17,7 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
 from tests.engine.in_process.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from bench.soak import FLAGS, SLOTS, make_tasks, soaked
 from tests.processes import in_engine, metric, served, until
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from calibration.model.hooked import injected
 from calibration.model.load import load_model
 from ifedicl_serve.contract.injection import adapted_mask

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
 from ifedicl_serve.client import Client
 from ifedicl_serve.contract.signing import write_signature

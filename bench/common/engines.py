@@ -25,7 +25,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from bench.serve.random_tasks import random_task
+from bench.common.random_tasks import random_task
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest

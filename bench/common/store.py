@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.report import write_record
+from bench.common.report import write_record
 
 
 class Store:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from bench.federate.lora import Lora
-from bench.federate.rounds import Poison, Variant
+from bench.federation.lora import Lora
+from bench.federation.rounds import Poison, Variant
 
 DATA = ("subj", "emotion", "ag_news")
 SPLITS = ("dirichlet", "iid")

@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 
 from bench.accuracy import DataSet
-from bench.federate.attackers import Facts, Floats, Ints
+from bench.federation.attackers import Facts, Floats, Ints
 from calibration.data.examples import Example
 from calibration.federation.wire.tensors import Wire, decode, encode
 from calibration.model.activations import rendered

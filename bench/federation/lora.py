@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from bench.federate.rounds import MeteredModel, Trace
+from bench.federation.rounds import MeteredModel, Trace
 from calibration.data.examples import Example
 from calibration.model.batches import shuffled
 from calibration.model.hooked import HookedModel
