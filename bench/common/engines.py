@@ -30,7 +30,7 @@ from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # Large enough that the engine, not Python around it, is the bottleneck on two cores.
 SHAPE: dict[str, Any] = dict(
     vocab_size=32_000, hidden_size=384, intermediate_size=1024, num_hidden_layers=8,
