@@ -40,7 +40,7 @@ from calibration.run.progress import Progress
 from calibration.settings import Settings
 from calibration.stages.evaluate import Evaluation, Metrics
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.injection import adapted_mask
+from ifedicl_serve.contract.injection import adapted_mask, fold
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import Label
 
@@ -94,7 +94,7 @@ def load_data_set(folder: Path, name: str, size: Size) -> DataSet:
     """Read a data set and fix its test rows."""
     names = json.loads((folder / name / "labels.json").read_text(encoding="utf-8"))
     labels = (Label(name=label, verbalization=WORDS.get(label, label.lower())) for label in names)
-    prompt = PromptTemplate(template=TEMPLATES[name])
+    prompt = PromptTemplate.of(TEMPLATES[name])
     test = read_examples(folder / name / "test.jsonl")
     return DataSet(
         TaskDefinition(name, prompt, tuple(labels)),
@@ -142,7 +142,7 @@ def adapt(
     )
     state = calibrate(clients, settings, Watch())
     mask = adapted_mask(evaluation.model.num_layers, settings.layers, settings.sites)
-    return evaluation.adapted(state.context_vector, state.current, mask)
+    return evaluation.adapted(fold(state.context_vector, state.current), mask)
 
 
 class WithoutVector(LocalClients):

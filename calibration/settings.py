@@ -14,6 +14,7 @@ from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
     from ifedicl_serve.contract.injection import Site
+    from ifedicl_serve.contract.spec import Extent
 
 Loss = Literal["restricted", "vocabulary"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
@@ -41,6 +42,7 @@ class Settings:
 
     layers: tuple[int, ...]
     sites: tuple[Site, ...] = ("attn", "mlp")
+    extent: Extent = "all"  # of a prompt: all its tokens, or the tail behind the text alone
     loss: Loss = "restricted"
     rounds: int = 5
     local_steps: int = 60

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from calibration.settings import Settings
 from ifedicl_serve.contract.injection import initial_coefficients
+from ifedicl_serve.contract.spec import TensorName
 from ifedicl_serve.errors import DataError
 from ifedicl_serve.files.writing import write_file
 
@@ -54,6 +55,11 @@ class State:
     @property
     def current(self) -> Tensor:
         return self.coefficients[-1]
+
+    @property
+    def tensors(self) -> dict[TensorName, Tensor]:
+        """Those of the artifact it makes."""
+        return {"context_vector": self.context_vector, "coefficients": self.current}
 
     def after_round(self, coefficients: Tensor, losses: list[list[float]]) -> "State":
         """The state one round later."""

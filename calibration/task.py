@@ -11,7 +11,12 @@ from pydantic import ValidationError
 
 from calibration.data.examples import Example
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
-from ifedicl_serve.contract.prompt import PromptTemplate, label_trie, tokenized_labels
+from ifedicl_serve.contract.prompt import (
+    PromptTemplate,
+    label_trie,
+    tail_tokens,
+    tokenized_labels,
+)
 from ifedicl_serve.contract.spec import Label, TaskSpec
 from ifedicl_serve.errors import PromptError
 
@@ -44,6 +49,10 @@ class TaskDefinition:
     def label_tokens(self, tokenizer: Any) -> list[Tokens]:
         """Each label's tokens after the prompt, the terminator last."""
         return tokenized_labels(tokenizer, self.prompt, self.verbalizations)
+
+    def tail_tokens(self, tokenizer: Any) -> int:
+        """How many tokens the template adds behind a text; those of extent `tail`."""
+        return tail_tokens(tokenizer, self.prompt)
 
     def indices(self, examples: Sequence[Example]) -> list[int]:
         """The position of each example's label among the task's labels."""

@@ -12,7 +12,7 @@ from ifedicl_serve.contract.injection import SITES, adapted_mask
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import CalibrationRecord, Label, TaskSpec
 
-PROMPT = PromptTemplate(template="Text: {text}\nTopic:")
+PROMPT = PromptTemplate.of("Text: {text}\nTopic:")
 LABELS = ("card", "cash", "transfer", "exchange")
 
 
@@ -48,4 +48,4 @@ def random_task(
         drawn = torch.rand(*shape, 2, generator=generator) * 0.5 + torch.tensor([0.1, 0.75])
         mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
         coefficients[mask] = drawn[mask]
-    return save_artifact(spec, vector, coefficients, folder)
+    return save_artifact(spec, {"context_vector": vector, "coefficients": coefficients}, folder)

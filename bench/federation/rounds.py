@@ -176,7 +176,7 @@ class Traced(Watch):
     def _scores(self, state: State) -> FloatArray:
         layers, sites = self.settings.layers, self.settings.sites
         mask = adapted_mask(len(state.context_vector), layers, sites)
-        return self.evaluation.adapted(state.context_vector, state.current, mask)
+        return self.evaluation.adapted(fold(state.context_vector, state.current), mask)
 
     def _payload(self, state: State) -> int:
         """Bytes of one client by now, up and down."""

@@ -33,7 +33,7 @@ def define_task(
     try:
         return TaskDefinition(
             prompt.name or out.name,
-            PromptTemplate(template=template, separator=separator),
+            PromptTemplate.of(template, separator),
             tuple(Label(name=label, verbalization=words) for label, words in labels),
         )
     except ValidationError as error:

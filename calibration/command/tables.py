@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ifedicl_serve.contract.artifact import Artifact
 
 
@@ -19,6 +21,11 @@ def metrics_table(title: str, metrics: dict[str, dict[str, float]]) -> Table:
         numbers = (values["accuracy"], values["log_loss"], values["macro_f1"])
         table.add_row(name.replace("_", " "), *(f"{number:.4f}" for number in numbers))
     return table
+
+
+def _range(tensor: Tensor) -> str:
+    shape = " x ".join(map(str, tensor.shape))
+    return f"{tensor.min():.3f} to {tensor.max():.3f} ({shape})"
 
 
 def artifact_table(artifact: Artifact, signature: str) -> Table:
@@ -34,7 +41,9 @@ def artifact_table(artifact: Artifact, signature: str) -> Table:
         "sites": ",".join(spec.sites),
         "shape": f"{spec.num_layers} layers, hidden size {spec.hidden_size}",
         "clients": ", ".join(map(str, spec.calibration.client_sizes)),
-        "coefficients": f"{artifact.coefficients.min():.3f} to {artifact.coefficients.max():.3f}",
+        "rung": spec.rung,
+        "extent": spec.extent,
+        **{name: _range(artifact.tensors[name]) for name in spec.tensors},
     }
     record = spec.calibration
     for values in (record.settings, record.metrics, record.wire_bytes, record.versions):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
-from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, Site, inject
+from ifedicl_serve.contract.injection import SITES, Injection, Site, inject
+from ifedicl_serve.contract.spec import Extent
 from ifedicl_serve.errors import DataError, ModelError
 
 SITE_MODULES: dict[Site, str] = {"attn": "self_attn", "mlp": "mlp"}
@@ -44,6 +45,8 @@ class HookedModel:
         self.layers = decoder_layers(network)
         self.hidden_size: int = network.config.hidden_size
         self.max_tokens = longest_prompt(network.config)
+        # [batch, longest, 1]: which tokens of the forward pass that is running are in the tail
+        self.in_tail = torch.empty(0, dtype=torch.bool)
 
     @property
     def device(self) -> torch.device:
@@ -53,8 +56,13 @@ class HookedModel:
     def num_layers(self) -> int:
         return len(self.layers)
 
-    def hidden(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Final hidden states [batch, longest, hidden] of token sequences."""
+    def hidden(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+    ) -> Tensor:
+        """Final hidden states [batch, longest, hidden] of token sequences.
+
+        `starts` are the positions where their tails begin; without, none has one.
+        """
         longest = max(map(len, sequences))
         if longest > self.max_tokens:
             raise DataError(
@@ -63,6 +71,8 @@ class HookedModel:
             )
         padded = [list(ids) + [0] * (longest - len(ids)) for ids in sequences]
         ids = torch.tensor(padded, device=self.device)
+        tails = torch.tensor(starts or [longest] * len(sequences), device=self.device)
+        self.in_tail = (torch.arange(longest, device=self.device) >= tails[:, None])[..., None]
         return self.network.model(input_ids=ids, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
@@ -129,25 +139,24 @@ def recorded(model: HookedModel, sequences: Sequence[Sequence[int]]) -> Iterator
 @contextmanager
 def injected(
     model: HookedModel,
-    context_vector: Tensor,
-    coefficients: Tensor,
+    injection: Injection,
     mask: Tensor,
+    extent: Extent = "all",
     noise: Noise | None = None,
 ) -> Iterator[None]:
-    """Inject at every token of the sites in `mask` [layers, 2]; differentiable in `coefficients`.
+    """Inject at the sites in `mask` [layers, 2]; differentiable in `injection`.
 
-    `context_vector` is [layers, 2, hidden], `coefficients` [layers, 2, 2], or
-    [batch, layers, 2, 2] for every sequence of the batch its own.
+    At every token, or (`tail`) at those from the start on that a forward pass names.
     """
-    vector, coefficients = context_vector.to(model.device), coefficients.to(model.device)
+    scale, shift = injection.scale.to(model.device), injection.shift.to(model.device)
 
     def adapt(layer: int, site: int) -> Edit:
         def edit(h: Tensor) -> Tensor:
-            # [1, 1] or [batch, 1, 1], against h [batch, tokens, hidden]
-            lam = coefficients[..., layer, site, LAMBDA, None, None]
-            beta = coefficients[..., layer, site, BETA, None, None]
-            adapted = inject(h, beta, lam * vector[layer, site])
-            return noise(adapted) if noise else adapted
+            # [1, width] or [batch, 1, width], against h [batch, tokens, hidden]
+            at = (..., layer, site, None, slice(None))
+            adapted = inject(h, scale[at], shift[at])
+            adapted = noise(adapted) if noise else adapted
+            return adapted if extent == "all" else torch.where(model.in_tail, adapted, h)
 
         return edit
 

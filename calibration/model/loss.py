@@ -29,9 +29,11 @@ class Decision(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Input tokens and the decisions whose log-probabilities add up to the label's."""
+    """Input tokens, where the prompt's tail begins, and the decisions whose log-probabilities add
+    up to the label's."""
 
     ids: list[int]
+    start: int
     decisions: list[Decision]
 
 
@@ -39,7 +41,7 @@ def label_targets(
     model: HookedModel, task: TaskDefinition, examples: Sequence[Example], loss: Loss
 ) -> list[Target]:
     """Each example as tokens and the decisions that make up its label under `loss`."""
-    labels = task.label_tokens(model.tokenizer)
+    labels, tail = task.label_tokens(model.tokenizer), task.tail_tokens(model.tokenizer)
     trie = LabelTrie.build(task.verbalizations, labels)
     decide = {
         "restricted": [_trie_decisions(trie, tokens) for tokens in labels],
@@ -53,7 +55,8 @@ def label_targets(
             for decision in decide[label]
         ]
         ids = prompt + list(labels[label])
-        targets.append(Target(ids[: decisions[-1].position + 1], decisions))
+        ids = ids[: decisions[-1].position + 1]
+        targets.append(Target(ids, len(prompt) - tail, decisions))
     return targets
 
 
@@ -73,7 +76,7 @@ def _vocabulary_decisions(label: Tokens) -> list[Decision]:
 
 def label_loss(model: HookedModel, targets: Sequence[Target]) -> Tensor:
     """Mean negative log-likelihood of the targets' labels, a scalar."""
-    hidden = model.hidden([target.ids for target in targets])
+    hidden = model.hidden([target.ids for target in targets], [target.start for target in targets])
     groups: dict[Tokens | None, list[tuple[int, int, int]]] = defaultdict(list)
     for row, target in enumerate(targets):
         for position, choices, token in target.decisions:

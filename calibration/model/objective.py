@@ -8,6 +8,8 @@ from torch import Tensor
 
 from calibration.model.hooked import HookedModel, Noise, injected
 from calibration.model.loss import Target, label_loss
+from ifedicl_serve.contract.injection import fold
+from ifedicl_serve.contract.spec import Extent
 
 
 @dataclass(frozen=True)
@@ -19,13 +21,15 @@ class Objective:
     context_vector: Tensor  # [layers, 2, hidden]
     coefficients: Tensor  # [layers, 2, 2], the values where nothing is adapted
     mask: Tensor  # [layers, 2]
+    extent: Extent
     noise: Noise
 
     def __call__(self, positions: Sequence[int], adapted: Tensor) -> Tensor:
         """Mean loss of the examples at `positions`; `adapted` is [sites, 2], or [batch, sites, 2]
         for every example under coefficients of its own."""
         current = self.with_adapted(adapted)
-        with injected(self.model, self.context_vector, current, self.mask, self.noise):
+        injection = fold(self.context_vector, current)
+        with injected(self.model, injection, self.mask, self.extent, self.noise):
             return label_loss(self.model, [self.targets[position] for position in positions])
 
     def with_adapted(self, adapted: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ hooks that are open while it runs.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,24 +19,49 @@ from ifedicl_serve.contract.prompt import token_ids
 FloatArray = npt.NDArray[np.float32]
 
 
+class Features(NamedTuple):
+    """Label log-probabilities [prompts, labels], and the last hidden states [prompts, hidden] that
+    the first token to tell labels apart is predicted from."""
+
+    log_probs: FloatArray
+    hidden: FloatArray
+
+
 @torch.inference_mode()
-def label_log_probs(model: HookedModel, prompts: Sequence[str], trie: LabelTrie) -> FloatArray:
-    """Log-probabilities [prompts, labels]; each row's exponentials sum to 1."""
+def label_features(
+    model: HookedModel, prompts: Sequence[str], trie: LabelTrie, tail: int = 0
+) -> Features:
+    """What the model says of every prompt; its last `tail` tokens are the prompt's tail."""
     queries = [token_ids(model.tokenizer, prompt) for prompt in prompts]
-    choices = []
-    for node in trie.nodes:
-        sequences = [ids + list(node.path) for ids in queries]
-        choices.append(_choice_log_probs(model, sequences, node.children))
-    return trie.log_probs(np.concatenate(choices, axis=1))
+    starts = [len(ids) - tail for ids in queries]
+    scored = [
+        _scored(model, [ids + list(node.path) for ids in queries], starts, node.children)
+        for node in trie.nodes
+    ]
+    choices = np.concatenate([log_probs for log_probs, _ in scored], axis=1)
+    return Features(trie.log_probs(choices), scored[0][1])
 
 
-def _choice_log_probs(
-    model: HookedModel, sequences: Sequence[list[int]], tokens: Sequence[int]
+def label_log_probs(
+    model: HookedModel, prompts: Sequence[str], trie: LabelTrie, tail: int = 0
 ) -> FloatArray:
-    """Log-softmax [sequences, tokens] among `tokens` as the next token."""
+    """Log-probabilities [prompts, labels]; each row's exponentials sum to 1."""
+    return label_features(model, prompts, trie, tail).log_probs
+
+
+def _scored(
+    model: HookedModel,
+    sequences: Sequence[list[int]],
+    starts: Sequence[int],
+    tokens: Sequence[int],
+) -> tuple[FloatArray, FloatArray]:
+    """Log-softmax [sequences, tokens] among `tokens` as the next token, and the hidden states
+    [sequences, hidden] it is made of."""
     scores = np.empty((len(sequences), len(tokens)), dtype=np.float32)
+    hidden = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
     for positions in by_length([len(ids) for ids in sequences]):
         batch = [sequences[position] for position in positions]
-        logits = model.logits(last_tokens(model.hidden(batch), batch), tokens)
-        scores[positions] = logits.log_softmax(dim=-1).cpu().numpy()
-    return scores
+        last = last_tokens(model.hidden(batch, [starts[position] for position in positions]), batch)
+        scores[positions] = model.logits(last, tokens).log_softmax(dim=-1).cpu().numpy()
+        hidden[positions] = last.float().cpu().numpy()
+    return scores, hidden

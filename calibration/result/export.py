@@ -1,8 +1,8 @@
 """Fused export: a task folded into a plain Hugging Face checkpoint that needs no plugin.
 
-    beta * (W x + b) + lambda * v  =  (beta W) x + (beta b + lambda v)
+    scale * (W x + b) + shift  =  (scale W) x + (scale b + shift)
 
-Beta scales the rows of o_proj and down_proj, lambda * v becomes their bias. LLaMA's config
+The scale multiplies the rows of o_proj and down_proj, the shift becomes their bias. LLaMA's config
 has switches for both biases. Qwen2 and Mistral have neither, but compute what LLaMA does, so
 they are written as a LLaMA. Some others have a switch for o_proj alone.
 """
@@ -19,7 +19,8 @@ from transformers.utils.hub import cached_file
 
 from calibration.model.hooked import HookedModel
 from ifedicl_serve.contract.artifact import Artifact
-from ifedicl_serve.contract.injection import SITES, Injection, Site, fold
+from ifedicl_serve.contract.injection import SITES, Injection, Site
+from ifedicl_serve.contract.spec import TaskSpec
 from ifedicl_serve.errors import ModelError
 
 SITE_PROJECTIONS: dict[Site, str] = {"attn": "self_attn.o_proj", "mlp": "mlp.down_proj"}
@@ -64,11 +65,11 @@ def export_fused(model: HookedModel, source: str, artifact: Artifact, folder: Pa
     """
     if folder.exists():
         raise ModelError(f"{folder} exists; choose another folder or remove it")
+    _refuse_unfoldable(artifact.spec)
     config = fused_config(model.network.config, artifact.spec.sites)
-    injection = fold(artifact.context_vector, artifact.coefficients)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)
-    weights = fused_weights(model.network.state_dict(), network.state_dict(), injection)
+    weights = fused_weights(model.network.state_dict(), network.state_dict(), artifact.injection)
     network.load_state_dict(weights, strict=True, assign=True)
     network.tie_weights()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +78,15 @@ def export_fused(model: HookedModel, source: str, artifact: Artifact, folder: Pa
         network.save_pretrained(staged)
         _copy_companions(source, staged)
         staged.rename(folder)
+
+
+def _refuse_unfoldable(spec: TaskSpec) -> None:
+    if spec.extent != "all" or spec.readout != "none":
+        has = "adapts the tail of a prompt alone" if spec.extent != "all" else "has a readout"
+        raise ModelError(
+            f"task {spec.name!r} {has}, which no plain checkpoint can; serve the artifact with the "
+            "plugin, or calibrate with --extent all --readout none"
+        )
 
 
 def fused_config(config: PreTrainedConfig, sites: tuple[Site, ...]) -> PreTrainedConfig:
@@ -123,7 +133,7 @@ def fused_weights(
         name = f"model.layers.{layer}.{SITE_PROJECTIONS[site]}"
         index = (layer, SITES.index(site))
         scale, shift = injection.scale[index].cpu(), injection.shift[index].cpu()
-        weights[f"{name}.weight"] = scale * base[f"{name}.weight"].cpu().float()
+        weights[f"{name}.weight"] = scale[:, None] * base[f"{name}.weight"].cpu().float()
         if f"{name}.bias" in weights:
             weights[f"{name}.bias"] = scale * weights[f"{name}.bias"].cpu().float() + shift
     dtype = base["model.embed_tokens.weight"].dtype

@@ -42,6 +42,7 @@ def calibration_spec(
         labels=task.labels,
         layers=settings.layers,
         sites=settings.sites,
+        extent=settings.extent,
         num_layers=shape[0],
         hidden_size=shape[2],
         model=identity,

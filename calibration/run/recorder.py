@@ -66,7 +66,7 @@ class Recorder(Watch):
         if measured.rows:
             late += benefit_signs(measured.before, measured.after)
         self.progress.warn(late)
-        artifact = save_artifact(spec, state.context_vector, state.current, folder)
+        artifact = save_artifact(spec, state.tensors, folder)
         self.store.remove()
         warnings = state.warnings + late
         return Outcome(artifact, state, measured.before, measured.after, warnings)

@@ -9,16 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from calibration.data.demonstrations import choose_demonstrations
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel, injected
-from calibration.model.score import FloatArray, label_log_probs
+from calibration.model.score import Features, FloatArray, label_features, label_log_probs
 from calibration.settings import Settings
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import Artifact
-from ifedicl_serve.contract.injection import adapted_mask
+from ifedicl_serve.contract.injection import Injection, adapted_mask, fold
+from ifedicl_serve.contract.readout import Readout, row_scores
+from ifedicl_serve.contract.spec import Extent
 
 Metrics = dict[str, float]
 DIGITS = 6  # kept in artifact and reports
@@ -44,6 +47,7 @@ class Evaluation:
         self.model = model
         self.task = task
         self.trie = task.trie(model.tokenizer)
+        self.tail = task.tail_tokens(model.tokenizer)
         self.texts = [example.text for example in examples]
         self.truth = np.array(task.indices(examples))
 
@@ -65,18 +69,29 @@ class Evaluation:
         prompts = [self.task.few_shot_prompt(demonstrations, text) for text in self.texts]
         return label_log_probs(self.model, prompts, self.trie)
 
-    def adapted(self, context_vector: Tensor, coefficients: Tensor, mask: Tensor) -> FloatArray:
-        """With a calibrated task injected."""
-        with injected(self.model, context_vector, coefficients, mask):
-            return self._scores(self.texts)
+    def adapted(
+        self,
+        injection: Injection,
+        mask: Tensor,
+        extent: Extent = "all",
+        readout: Readout | None = None,
+    ) -> FloatArray:
+        """With a calibrated task injected, and read out."""
+        with injected(self.model, injection, mask, extent):
+            features = self.features(self.texts)
+        return read_out(features, readout)
 
     def metrics(self, log_probs: FloatArray) -> Metrics:
         """Accuracy, log-loss and macro-F1 of label log-probabilities."""
         return metrics(log_probs, self.truth)
 
-    def _scores(self, texts: Sequence[str]) -> FloatArray:
+    def features(self, texts: Sequence[str]) -> Features:
+        """What the model says of texts in the task's prompt."""
         prompts = [self.task.prompt.render(text) for text in texts]
-        return label_log_probs(self.model, prompts, self.trie)
+        return label_features(self.model, prompts, self.trie, self.tail)
+
+    def _scores(self, texts: Sequence[str]) -> FloatArray:
+        return self.features(texts).log_probs
 
 
 def compare(
@@ -97,7 +112,7 @@ def compare(
         texts = [example.text for example in train]
         scores["zero_shot_mean_removed"] = evaluation.mean_removed(zero_shot, texts)
         scores["few_shot"] = evaluation.few_shot(train, shots, seed)
-    scores["adapted"] = evaluation.adapted(artifact.context_vector, artifact.coefficients, mask)
+    scores["adapted"] = evaluation.adapted(artifact.injection, mask, spec.extent, artifact.readout)
     return {name: evaluation.metrics(log_probs) for name, log_probs in scores.items()}
 
 
@@ -112,9 +127,18 @@ def before_and_after(
     """Zero-shot and adapted metrics on held-out examples."""
     evaluation = Evaluation(model, task, examples)
     mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
-    adapted = evaluation.adapted(context_vector, coefficients, mask)
+    adapted = evaluation.adapted(fold(context_vector, coefficients), mask, settings.extent)
     before = evaluation.metrics(evaluation.zero_shot())
     return Measured(before, evaluation.metrics(adapted), len(examples))
+
+
+def read_out(features: Features, readout: Readout | None) -> FloatArray:
+    """Label log-probabilities [rows, labels] of a task with this readout."""
+    if readout is None:
+        return features.log_probs
+    rows = readout.label_rows
+    scores = None if rows is None else row_scores(torch.from_numpy(features.hidden), rows).numpy()
+    return readout(features.log_probs, scores).astype(np.float32)
 
 
 def metrics(log_probs: FloatArray, truth: npt.NDArray[np.int_]) -> Metrics:

@@ -61,6 +61,7 @@ def fit_round(
         context_vector,
         coefficients,
         mask,
+        settings.extent,
         Noise(settings.noise, torch.Generator(model.device).manual_seed(seed)),
     )
     gradients = manner.gradients(objective, seed)

@@ -10,9 +10,10 @@ artifact that fails any check is refused with ArtifactError.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -21,10 +22,12 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, adapted_mask, fold
+from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, Injection, adapted_mask, fold
+from ifedicl_serve.contract.readout import Readout
+from ifedicl_serve.contract.schema_1 import upgraded
 from ifedicl_serve.contract.signing import TrustedKeys
-from ifedicl_serve.contract.spec import SCHEMA_VERSION, TaskSpec
-from ifedicl_serve.errors import ArtifactError
+from ifedicl_serve.contract.spec import MAX_LABELS, SCHEMA_VERSION, TaskSpec, TensorName
+from ifedicl_serve.errors import ArtifactError, PromptError
 from ifedicl_serve.files.reading import read_file
 from ifedicl_serve.files.writing import write_folder
 
@@ -34,18 +37,47 @@ MAX_TASK_FILE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Artifact:
-    """A validated task: its spec, context vector [layers, 2, hidden] and coefficients
-    [layers, 2, 2], both float32, and the digest that names them."""
+    """A validated task: its spec, its tensors (float32) by name, and the digest that names them.
+
+    `context_vector` is [layers, 2, hidden], `coefficients` [layers, 2, 2].
+    """
 
     spec: TaskSpec
-    context_vector: Tensor
-    coefficients: Tensor
+    tensors: Mapping[TensorName, Tensor]
     digest: str
 
+    @property
+    def context_vector(self) -> Tensor:
+        return self.tensors["context_vector"]
 
-def save_artifact(
-    spec: TaskSpec, context_vector: Tensor, coefficients: Tensor, folder: Path
-) -> Artifact:
+    @property
+    def coefficients(self) -> Tensor:
+        return self.tensors["coefficients"]
+
+    @cached_property
+    def injection(self) -> Injection:
+        """What is done at the sites; the identity if the task adapts none."""
+        match self.spec.fit:
+            case "channels":
+                return Injection(self.tensors["scale"], self.tensors["shift"])
+            case "coefficients":
+                return fold(self.context_vector, self.coefficients)
+            case "none":
+                return Injection.identity(self.spec.num_layers, self.spec.hidden_size)
+
+    @cached_property
+    def readout(self) -> Readout | None:
+        """What is done with the labels' scores."""
+        if self.spec.readout == "none":
+            return None
+        return Readout(
+            self.tensors["sharpness"].item(),
+            self.tensors["bias"].numpy(),
+            self.tensors.get("label_rows"),
+        )
+
+
+def save_artifact(spec: TaskSpec, tensors: Mapping[TensorName, Tensor], folder: Path) -> Artifact:
     """Validate and write a task to `folder`, replacing what is there, and return it as loaded.
 
     A reader never sees half of it, and a signature of what was there goes with it. Raises
@@ -53,12 +85,11 @@ def save_artifact(
     """
     refuse_occupied(folder)
     vectors = save_safetensors(
-        {
-            "context_vector": context_vector.detach().float().cpu().contiguous(),
-            "coefficients": coefficients.detach().float().cpu().contiguous(),
-        }
+        {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     )
-    spec = spec.model_copy(update={"vectors_sha256": hashlib.sha256(vectors).hexdigest()})
+    digest = hashlib.sha256(vectors).hexdigest()
+    held = {"tensors": tuple(sorted(tensors)), "vectors_sha256": digest}
+    spec = spec.model_copy(update=held)
     text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
     files = {TASK_FILE: (text + "\n").encode(), VECTORS_FILE: vectors}
@@ -85,20 +116,16 @@ def read_spec(folder: Path) -> tuple[TaskSpec, str]:
         raise ArtifactError(f"{folder}: cannot read {TASK_FILE}: {error.strerror}") from error
     if len(raw) > MAX_TASK_FILE_BYTES:
         raise ArtifactError(f"{path}: larger than {MAX_TASK_FILE_BYTES} bytes; not a task")
-    version = _schema_version(path, raw)
-    if version != SCHEMA_VERSION:
-        raise ArtifactError(
-            f"{path}: schema version {version!r}, this release reads {SCHEMA_VERSION}; "
-            "calibrate the task again or install a matching ifedicl-serve"
-        )
     try:
-        spec = TaskSpec.model_validate_json(raw)
+        spec = TaskSpec.model_validate_json(_newest_schema(path, raw))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, problem['loc'])) or 'task'}: {problem['msg']}"
             for problem in error.errors(include_url=False)
         )
         raise ArtifactError(f"{path}: {problems}") from error
+    except PromptError as error:
+        raise ArtifactError(f"{path}: prompt.template: {error}") from error
     return spec, hashlib.sha256(raw).hexdigest()
 
 
@@ -123,7 +150,7 @@ def load_artifact(
         trusted.signer_of(folder, seen_digest)
     refuse_other_model(folder, spec, model)
     tensors = _read_tensors(folder / VECTORS_FILE, spec)
-    artifact = Artifact(spec, tensors["context_vector"], tensors["coefficients"], seen_digest)
+    artifact = Artifact(spec, tensors, seen_digest)
     _refuse_touched_layers(folder, artifact)
     _refuse_overflow(folder, artifact)
     return artifact
@@ -139,31 +166,50 @@ def refuse_other_model(folder: Path, spec: TaskSpec, model: ModelIdentity | None
         )
 
 
-def max_vectors_bytes(num_layers: int, hidden_size: int) -> int:
-    """More than `vectors.safetensors` of such a model ever has."""
-    shapes = _tensor_shapes(num_layers, hidden_size).values()
-    header = 1 << 16  # of safetensors: far below 64 KiB for two tensors
+def max_vectors_bytes(num_layers: int, hidden_size: int, labels: int = MAX_LABELS) -> int:
+    """More than `vectors.safetensors` of such a model, with so many labels, ever has."""
+    shapes = _tensor_shapes(num_layers, hidden_size, labels).values()
+    header = 1 << 16  # of safetensors: far below 64 KiB for a handful of tensors
     return 4 * sum(torch.Size(shape).numel() for shape in shapes) + header
 
 
-def _tensor_shapes(num_layers: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+def _tensor_shapes(
+    num_layers: int, hidden_size: int, labels: int
+) -> dict[TensorName, tuple[int, ...]]:
+    sites = (num_layers, len(SITES))
     return {
-        "context_vector": (num_layers, len(SITES), hidden_size),
-        "coefficients": (num_layers, len(SITES), 2),
+        "bias": (labels,),
+        "coefficients": (*sites, 2),
+        "context_vector": (*sites, hidden_size),
+        "label_rows": (labels, hidden_size),
+        "scale": (*sites, hidden_size),  # or, one number a site, (*sites, 1)
+        "sharpness": (1,),
+        "shift": (*sites, hidden_size),
     }
 
 
-def _schema_version(path: Path, raw: bytes) -> Any:
+def _newest_schema(path: Path, raw: bytes) -> bytes | str:
+    """`task.json` as this release writes it."""
     try:
-        return json.loads(raw).get("schema_version")
+        task = json.loads(raw)
+        version = task.get("schema_version")
     except (ValueError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a JSON object; the file is damaged") from error
+    if version == 1:
+        return json.dumps(upgraded(task))
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path}: schema version {version!r}, this release reads 1 and {SCHEMA_VERSION}; "
+            "calibrate the task again or install a matching ifedicl-serve"
+        )
+    return raw
 
 
-def _read_tensors(path: Path, spec: TaskSpec) -> dict[str, Tensor]:
-    shapes = _tensor_shapes(spec.num_layers, spec.hidden_size)
+def _read_tensors(path: Path, spec: TaskSpec) -> dict[TensorName, Tensor]:
+    model = spec.num_layers, spec.hidden_size, len(spec.labels)
+    shapes = {name: shape for name, shape in _tensor_shapes(*model).items() if name in spec.tensors}
     try:
-        raw = read_file(path, max_vectors_bytes(spec.num_layers, spec.hidden_size))
+        raw = read_file(path, max_vectors_bytes(*model))
     except OSError as error:
         raise ArtifactError(f"{path}: cannot read: {error.strerror}") from error
     if hashlib.sha256(raw).hexdigest() != spec.vectors_sha256:
@@ -171,45 +217,56 @@ def _read_tensors(path: Path, spec: TaskSpec) -> dict[str, Tensor]:
             f"{path}: content does not match the SHA-256 in {TASK_FILE}; the file is damaged or "
             "from another task, copy the artifact again"
         )
-    tensors = {}
-    for name, data in _stored(path, raw, shapes).items():
-        tensor = torch.frombuffer(data, dtype=torch.float32).reshape(shapes[name])
+    tensors = _stored(path, raw, shapes)
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ArtifactError(f"{path}: {name} has NaN or infinite values; calibrate again")
-        tensors[name] = tensor
     return tensors
 
 
-def _stored(path: Path, raw: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, bytearray]:
-    """The float32 numbers of each tensor, after checking the header: torch sees nothing that is
-    not expected, as a dtype or shape of somebody's making can be too much for it."""
+def _stored(
+    path: Path, raw: bytes, shapes: dict[TensorName, tuple[int, ...]]
+) -> dict[TensorName, Tensor]:
+    """Each tensor, float32, after checking the header: torch sees nothing that is not expected, as
+    a dtype or shape of somebody's making can be too much for it."""
     try:
         stored = dict(deserialize(raw))
     except SafetensorError as error:
         raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
     if stored.keys() != shapes.keys():
         raise ArtifactError(f"{path}: holds {sorted(stored)}, expected {sorted(shapes)}")
+    tensors = {}
     for name, shape in shapes.items():
-        seen = stored[name]["dtype"], tuple(stored[name]["shape"])
-        if seen != ("F32", shape):
-            raise ArtifactError(f"{path}: {name} is {seen[0]} {seen[1]}, expected F32 {shape}")
-    return {name: tensor["data"] for name, tensor in stored.items()}
+        dtype, seen = stored[name]["dtype"], tuple(stored[name]["shape"])
+        one_a_site = name == "scale" and seen == (*shape[:-1], 1)
+        if dtype != "F32" or not (seen == shape or one_a_site):
+            raise ArtifactError(f"{path}: {name} is {dtype} {seen}, expected F32 {shape}")
+        tensors[name] = torch.frombuffer(stored[name]["data"], dtype=torch.float32).reshape(seen)
+    return tensors
 
 
 def _refuse_touched_layers(folder: Path, artifact: Artifact) -> None:
-    spec, coefficients = artifact.spec, artifact.coefficients
-    untouched = ~adapted_mask(spec.num_layers, spec.layers, spec.sites)
-    identity = (coefficients[..., LAMBDA] == 0) & (coefficients[..., BETA] == 1)
-    if not identity[untouched].all():
+    """Sites that are not listed are untouched, and none is listed if no tensor adapts one."""
+    spec = artifact.spec
+    if spec.fit == "none" and (spec.layers, spec.sites, spec.extent) != ((), (), "all"):
         raise ArtifactError(
-            f"{folder}: coefficients outside layers {spec.layers} and sites {spec.sites} are not "
-            "the identity (lambda 0, beta 1)"
+            f"{folder}: none of its tensors {spec.tensors} adapts a site, so it must list no layers "
+            "and sites, and extent 'all'"
         )
+    untouched = ~adapted_mask(spec.num_layers, spec.layers, spec.sites)
+    outside = f"outside layers {spec.layers} and sites {spec.sites} are not the identity"
+    coefficients = artifact.tensors.get("coefficients")
+    if coefficients is not None:
+        identity = (coefficients[..., LAMBDA] == 0) & (coefficients[..., BETA] == 1)
+        if not identity[untouched].all():
+            raise ArtifactError(f"{folder}: coefficients {outside} (lambda 0, beta 1)")
+    if not artifact.injection.unchanged()[untouched].all():
+        raise ArtifactError(f"{folder}: scale and shift {outside} (scale 1, shift 0)")
 
 
 def _refuse_overflow(folder: Path, artifact: Artifact) -> None:
     """Each number may be finite and their product not: it would be served as NaN."""
-    if not fold(artifact.context_vector, artifact.coefficients).shift.isfinite().all():
+    if not artifact.injection.shift.isfinite().all():
         raise ArtifactError(
             f"{folder}: lambda times the context vector is more than float32 holds; calibrate again"
         )

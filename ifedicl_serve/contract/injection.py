@@ -1,9 +1,12 @@
 """The injection formula, written once for calibration, serving and the fused export.
 
+    h' = scale * h + shift
+
+`h` is a site's output before it is added to the residual stream. The paper's method is a case of it:
+
     h' = beta * h + lambda * v          (IFed-ICL, arXiv 2511.06757; I2CL, arXiv 2405.14660)
 
-`h` is a site's output before it is added to the residual stream. For serving, `lambda * v`
-is folded once into `shift` and `beta` is called `scale`.
+so its coefficients are folded into `scale` and `shift`, and no worker knows of them.
 """
 
 from collections.abc import Iterable
@@ -49,13 +52,28 @@ def adapted_mask(num_layers: int, layers: Iterable[int], sites: Iterable[Site]) 
 
 @dataclass(frozen=True)
 class Injection:
-    """A task folded for serving: `scale` [layers, 2] and `shift` [layers, 2, hidden], float32."""
+    """What a task does at its sites: `scale` [layers, 2, 1] (one number a site) or
+    [layers, 2, hidden] (one a channel) and `shift` [layers, 2, hidden], float32.
+
+    While fitting, both may have a batch in front: every sequence its own.
+    """
 
     scale: Tensor
     shift: Tensor
 
+    @classmethod
+    def identity(cls, num_layers: int, hidden_size: int) -> "Injection":
+        """What changes nothing."""
+        shape = (num_layers, len(SITES))
+        return cls(torch.ones(*shape, 1), torch.zeros(*shape, hidden_size))
+
+    def unchanged(self) -> Tensor:
+        """Boolean [layers, 2]: where it is exactly the identity."""
+        return (self.scale == 1).all(dim=-1) & (self.shift == 0).all(dim=-1)
+
 
 def fold(context_vector: Tensor, coefficients: Tensor) -> Injection:
-    """Fold a context vector [layers, 2, hidden] and coefficients [layers, 2, 2] for serving."""
-    lam, beta = coefficients[..., LAMBDA], coefficients[..., BETA]
-    return Injection(scale=beta.float(), shift=lam.float().unsqueeze(-1) * context_vector.float())
+    """The injection of a context vector [layers, 2, hidden] and coefficients [..., layers, 2, 2];
+    differentiable in both."""
+    lam, beta = coefficients[..., LAMBDA, None], coefficients[..., BETA, None]
+    return Injection(scale=beta.float(), shift=lam.float() * context_vector.float())

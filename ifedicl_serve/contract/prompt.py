@@ -1,13 +1,13 @@
 """Prompt text and label tokens: the same code when fitting and when serving.
 
-A label follows the prompt after one space. Its tokens are what it adds to the tokenised
-prompt, so they are right for BPE, SentencePiece and WordPiece alike. This file knows a
-tokenizer only as a callable returning `input_ids`; it never loads one.
+A label's tokens are what it adds to the tokenised prompt, so they are right for BPE,
+SentencePiece and WordPiece alike. This file knows a tokenizer only as a callable returning
+`input_ids`; it never loads one.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
 from ifedicl_serve.errors import PromptError
@@ -17,46 +17,72 @@ PLACEHOLDER = "{text}"
 # label tokens as long as the template's own tail separates it from the label.
 PROBE = "a"
 
+Part = Annotated[str, Field(max_length=20_000)]
+
 
 class PromptTemplate(BaseModel):
-    """How a text becomes a prompt, e.g. ``"Text: {text}\\nTopic:"``.
+    """How a text becomes a prompt: the `head`, the text, the `tail`.
 
-    `separator` ends a demonstration; its first token also ends a label that is a prefix of
-    another one.
+    A label follows behind `label_prefix`: a space, or nothing where the tail itself ends as the
+    model expects. `separator` ends a demonstration; its first token also ends a label that is a
+    prefix of another one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    template: Annotated[str, Field(max_length=20_000)]
+    head: Part
+    tail: Part
+    label_prefix: Annotated[str, Field(max_length=100)] = " "
     separator: Annotated[str, Field(min_length=1, max_length=100)] = "\n\n"
 
-    @field_validator("template")
-    @classmethod
-    def _has_one_placeholder(cls, template: str) -> str:
-        if template.count(PLACEHOLDER) != 1:
+    @model_validator(mode="after")
+    def _does_not_end_in_space(self) -> Self:
+        before = self.tail or self.head
+        if self.label_prefix and before != before.rstrip():
             raise ValueError(
+                f"template {self.template!r} ends in white space, but the label is appended after "
+                f"{self.label_prefix!r}; remove the white space at the end"
+            )
+        return self
+
+    @classmethod
+    def of(cls, template: str, separator: str = "\n\n") -> Self:
+        """From one text with a place for the text, e.g. ``"Text: {text}\\nTopic:"``.
+
+        Raises PromptError unless there is exactly one.
+        """
+        if template.count(PLACEHOLDER) != 1:
+            raise PromptError(
                 f"template {template!r} has {template.count(PLACEHOLDER)} placeholders "
                 f"{PLACEHOLDER}, expected exactly one; write e.g. 'Text: {PLACEHOLDER}\\nTopic:'"
             )
-        if template != template.rstrip():
-            raise ValueError(
-                f"template {template!r} ends in white space, but the label is appended after "
-                "one space; remove the white space at the end"
-            )
-        return template
+        head, tail = template.split(PLACEHOLDER)
+        return cls(head=head, tail=tail, separator=separator)
+
+    @property
+    def template(self) -> str:
+        """Head and tail around the placeholder, for people."""
+        return f"{self.head}{PLACEHOLDER}{self.tail}"
 
     def render(self, text: str) -> str:
         """The prompt for a text, up to where the label goes."""
-        return self.template.replace(PLACEHOLDER, text)
+        return f"{self.head}{text}{self.tail}"
 
     def render_demonstration(self, text: str, verbalization: str) -> str:
         """Prompt, label and separator: one labelled example as the model reads it."""
-        return f"{self.render(text)} {verbalization}{self.separator}"
+        return f"{self.render(text)}{self.label_prefix}{verbalization}{self.separator}"
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
     """Tokenise as a vLLM text prompt is: special tokens as the tokenizer adds them."""
     return list(tokenizer(text).input_ids)
+
+
+def tail_tokens(tokenizer: Any, prompt: PromptTemplate) -> int:
+    """How many tokens the tail adds behind a text: the last so many tokens of a prompt are what a
+    task of extent `tail` adapts, whatever its text."""
+    whole = token_ids(tokenizer, prompt.render(PROBE))
+    return len(whole) - len(token_ids(tokenizer, f"{prompt.head}{PROBE}"))
 
 
 def label_trie(tokenizer: Any, prompt: PromptTemplate, verbalizations: list[str]) -> LabelTrie:
@@ -72,14 +98,19 @@ def tokenized_labels(
 ) -> list[Tokens]:
     """Each label's tokens after the prompt, the terminator last."""
     head = prompt.render(PROBE)
-    return [label_tokens(tokenizer, head, label, prompt.separator) for label in verbalizations]
+    return [
+        label_tokens(tokenizer, head, label, prompt.separator, prompt.label_prefix)
+        for label in verbalizations
+    ]
 
 
-def label_tokens(tokenizer: Any, head: str, label: str, separator: str) -> Tokens:
-    """Tokens of `label` after `head`, ended by the first token of the separator."""
+def label_tokens(
+    tokenizer: Any, head: str, label: str, separator: str, prefix: str = " "
+) -> Tokens:
+    """Tokens of `label` after `head` and `prefix`, ended by the first token of the separator."""
     head_ids = token_ids(tokenizer, head)
-    label_ids = token_ids(tokenizer, f"{head} {label}")
-    ended_ids = token_ids(tokenizer, f"{head} {label}{separator}")
+    label_ids = token_ids(tokenizer, f"{head}{prefix}{label}")
+    ended_ids = token_ids(tokenizer, f"{head}{prefix}{label}{separator}")
     if label_ids[: len(head_ids)] != head_ids or len(label_ids) == len(head_ids):
         raise PromptError(
             f"label {label!r} does not tokenise apart from the prompt {head!r}: end the template "

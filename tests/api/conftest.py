@@ -44,7 +44,7 @@ def registry(tokenizer, tmp_path_factory):
         folder / "topics",
         name="topics",
         labels=("world news", "business", "world sports", "world", "business of the world"),
-        prompt=PromptTemplate(template="Text: {text}\nTopic:"),
+        prompt=PromptTemplate.of("Text: {text}\nTopic:"),
     )
     make_artifact(folder / "fatal", name="fatal", seed=1)
     make_artifact(folder / "damaged", name="damaged")

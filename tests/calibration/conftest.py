@@ -84,7 +84,7 @@ def task() -> TaskDefinition:
     names = ("water", "water bill", "energy", "energy from the sun")
     return TaskDefinition(
         "toy",
-        PromptTemplate(template="Text: {text}\nLabel:"),
+        PromptTemplate.of("Text: {text}\nLabel:"),
         tuple(Label(name=name, verbalization=name) for name in names),
     )
 

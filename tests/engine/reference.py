@@ -25,5 +25,5 @@ def hooked(
     spec = artifact.spec
     mask = adapted_mask(spec.num_layers, spec.layers, spec.sites) & adapted
     prompts = [spec.prompt.render(text) for text in texts]
-    with injected(model, artifact.context_vector, artifact.coefficients, mask):
+    with injected(model, artifact.injection, mask):
         return label_log_probs(model, prompts, trie_of(model, spec))

@@ -27,7 +27,7 @@ def make_spec(name="sst2", labels=("negative", "positive"), **changes):
     """A task on MODEL that adapts the last two layers, verbalising each label by its name."""
     fields = {
         "name": name,
-        "prompt": PromptTemplate(template="Review: {text}\nSentiment:"),
+        "prompt": PromptTemplate.of("Review: {text}\nSentiment:"),
         "labels": tuple(Label(name=label, verbalization=label) for label in labels),
         "layers": (2, 3),
         "sites": SITES,
@@ -48,13 +48,13 @@ def make_vectors(spec, seed=0):
     coefficients = initial_coefficients(spec.num_layers, spec.layers, spec.sites)
     mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
     coefficients[mask] += torch.randn(coefficients[mask].shape, generator=generator) / 10
-    return vector, coefficients
+    return {"context_vector": vector, "coefficients": coefficients}
 
 
 def make_artifact(folder, seed=0, **changes):
     """Write a task to `folder`; `changes` are those of make_spec."""
     spec = make_spec(**changes)
-    return save_artifact(spec, *make_vectors(spec, seed), folder)
+    return save_artifact(spec, make_vectors(spec, seed), folder)
 
 
 def edit_task(folder, **changes):

@@ -62,7 +62,7 @@ def registry(tmp_path_factory):
         folder / "banking",
         name="banking",
         labels=BANKING,
-        prompt=PromptTemplate(template="Text: {text}\nTopic:"),
+        prompt=PromptTemplate.of("Text: {text}\nTopic:"),
         calibration=CalibrationRecord(
             loss="restricted",
             rounds=5,
@@ -80,9 +80,9 @@ def registry(tmp_path_factory):
         ),
     )
     hostile = make_spec(
-        name="hostile", prompt=PromptTemplate(template=MARKUP + " {text}\nTopic:")
+        name="hostile", prompt=PromptTemplate.of(MARKUP + " {text}\nTopic:")
     ).model_copy(update={"labels": LABELS_OF_MARKUP})
-    save_artifact(hostile, *make_vectors(hostile), folder / "hostile")
+    save_artifact(hostile, make_vectors(hostile), folder / "hostile")
     for number in range(70):
         make_artifact(folder / f"customer-{number}", name=f"customer-{number}", seed=number)
     (folder / "damaged").mkdir()

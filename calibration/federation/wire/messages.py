@@ -24,7 +24,7 @@ from calibration.task import TaskDefinition
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES, Site
 from ifedicl_serve.contract.prompt import PromptTemplate
-from ifedicl_serve.contract.spec import Label, TaskName
+from ifedicl_serve.contract.spec import Extent, Label, TaskName
 from ifedicl_serve.errors import FederationError, IFedICLError
 
 PROTOCOL: Literal[1] = 1
@@ -83,7 +83,7 @@ class Invitation(BaseModel):
             ) from error
 
 
-Invitation.model_rebuild(_types_namespace={"Site": Site})
+Invitation.model_rebuild(_types_namespace={"Site": Site, "Extent": Extent})
 
 
 class Member(BaseModel):

@@ -13,7 +13,14 @@ from calibration.model.hooked import (
     recorded,
 )
 from calibration.model.load import load_model
-from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, initial_coefficients
+from ifedicl_serve.contract.injection import (
+    BETA,
+    LAMBDA,
+    SITES,
+    Injection,
+    fold,
+    initial_coefficients,
+)
 from ifedicl_serve.errors import DataError, ModelError
 
 SEQUENCES = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
@@ -33,13 +40,13 @@ def test_lambda_0_beta_1_equals_baseline_exactly(llama: HookedModel, qwen2: Hook
     for model in (llama, qwen2):
         mask = torch.ones(model.num_layers, 2, dtype=torch.bool)
         baseline = model.hidden(SEQUENCES)
-        with injected(model, vector(model), identity(model.num_layers), mask):
+        with injected(model, fold(vector(model), identity(model.num_layers)), mask):
             assert torch.equal(model.hidden(SEQUENCES), baseline)
 
 
 def test_after_the_block_the_model_is_the_baseline_again(llama: HookedModel, hook_count) -> None:
     baseline = llama.hidden(SEQUENCES)
-    with injected(llama, vector(llama), torch.full((3, 2, 2), 0.5), EVERYWHERE):
+    with injected(llama, fold(vector(llama), torch.full((3, 2, 2), 0.5)), EVERYWHERE):
         assert not torch.equal(llama.hidden(SEQUENCES), baseline)
         assert hook_count() == 6
     assert torch.equal(llama.hidden(SEQUENCES), baseline)
@@ -55,7 +62,7 @@ def test_hooks_are_removed_when_set_up_fails_half_way(
     monkeypatch.setattr(llama.layers[1].mlp, "register_forward_hook", refuse)
     with (
         pytest.raises(RuntimeError, match="no more hooks"),
-        injected(llama, vector(llama), identity(3), EVERYWHERE),
+        injected(llama, fold(vector(llama), identity(3)), EVERYWHERE),
     ):
         pass
     assert hook_count() == 0
@@ -64,7 +71,7 @@ def test_hooks_are_removed_when_set_up_fails_half_way(
 def test_hooks_are_removed_when_the_block_raises(llama: HookedModel, hook_count) -> None:
     with (
         pytest.raises(KeyError),
-        injected(llama, vector(llama), identity(3), EVERYWHERE),
+        injected(llama, fold(vector(llama), identity(3)), EVERYWHERE),
     ):
         raise KeyError
     assert hook_count() == 0
@@ -78,7 +85,7 @@ def test_site_output_is_beta_h_plus_lambda_v(llama: HookedModel) -> None:
     with recorded(llama, SEQUENCES) as plain:
         llama.hidden(SEQUENCES)
     with (
-        injected(llama, vector(llama), coefficients, mask),
+        injected(llama, fold(vector(llama), coefficients), mask),
         recorded(llama, SEQUENCES) as adapted,
     ):
         llama.hidden(SEQUENCES)
@@ -86,6 +93,30 @@ def test_site_output_is_beta_h_plus_lambda_v(llama: HookedModel) -> None:
     assert torch.equal(adapted[:, 2, 0], plain[:, 2, 0])
     expected = 0.8 * plain[:, 2, 1] + 0.3 * vector(llama)[2, 1]
     torch.testing.assert_close(adapted[:, 2, 1], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_with_extent_tail_what_stands_before_it_is_the_baseline(llama: HookedModel) -> None:
+    """Exactly: attention is causal. A sequence whose tail begins at 0 is adapted everywhere."""
+    baseline, starts = llama.hidden(SEQUENCES), [2, 0, 1]
+    injection = fold(vector(llama), torch.full((3, 2, 2), 0.5))
+    with injected(llama, injection, EVERYWHERE):
+        everywhere = llama.hidden(SEQUENCES)
+    with injected(llama, injection, EVERYWHERE, "tail"):
+        assert torch.equal(llama.hidden(SEQUENCES), baseline)
+        tails = llama.hidden(SEQUENCES, starts)
+    assert torch.equal(tails[0, :2], baseline[0, :2])
+    assert not torch.isclose(tails[0, 2], baseline[0, 2]).all()
+    assert torch.equal(tails[1], everywhere[1])
+    assert torch.equal(tails[2], baseline[2])
+
+
+def test_a_scale_of_one_number_everywhere_is_that_number_bit_for_bit(llama: HookedModel) -> None:
+    injection = fold(vector(llama), torch.full((3, 2, 2), 0.7))
+    by_channel = Injection(injection.scale.expand(3, 2, 64).clone(), injection.shift)
+    with injected(llama, injection, EVERYWHERE):
+        by_site = llama.hidden(SEQUENCES)
+    with injected(llama, by_channel, EVERYWHERE):
+        assert torch.equal(llama.hidden(SEQUENCES), by_site)
 
 
 def test_recorded_is_each_sites_output_at_the_last_real_token(llama: HookedModel) -> None:
@@ -109,7 +140,7 @@ def test_gradient_reaches_the_coefficients_of_selected_sites_only(llama: HookedM
     coefficients = initial_coefficients(3, range(3), SITES).requires_grad_()
     mask = torch.zeros(3, 2, dtype=torch.bool)
     mask[1, 0] = mask[2, 1] = True
-    with injected(llama, vector(llama), coefficients, mask):
+    with injected(llama, fold(vector(llama), coefficients), mask):
         llama.hidden(SEQUENCES).sum().backward()
     touched = coefficients.grad.abs().sum(dim=-1) > 0
     assert torch.equal(touched, mask)

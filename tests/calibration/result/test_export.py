@@ -53,7 +53,9 @@ def random_artifact(
         calibration=CalibrationRecord(loss="restricted", rounds=1, seed=0, client_sizes=(1,)),
     )
     vector = torch.randn(model.num_layers, 2, model.hidden_size, generator=generator)
-    return Artifact(spec, vector, coefficients, digest="")
+    tensors = {"context_vector": vector, "coefficients": coefficients}
+    spec = spec.model_copy(update={"tensors": tuple(sorted(tensors))})
+    return Artifact(spec, tensors, digest="")
 
 
 def scores(model: HookedModel, task: TaskDefinition) -> np.ndarray:
@@ -66,7 +68,7 @@ def agree(model: HookedModel, folder: Path, task: TaskDefinition, out: Path, lay
     artifact = random_artifact(model, folder, task, layers, sites)
     export_fused(model, str(folder), artifact, out)
     mask = adapted_mask(model.num_layers, layers, sites)
-    with injected(model, artifact.context_vector, artifact.coefficients, mask):
+    with injected(model, artifact.injection, mask):
         expected = scores(model, task)
     fused = load_model(str(out))
     np.testing.assert_allclose(scores(fused, task), expected, atol=1e-4)

@@ -7,7 +7,7 @@ from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
 from calibration.stages.evaluate import Evaluation, log_softmax, metrics
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.injection import initial_coefficients
+from ifedicl_serve.contract.injection import Injection
 
 
 def test_metrics_by_hand() -> None:
@@ -44,6 +44,6 @@ def test_identity_task_is_zero_shot_exactly(
 
     evaluation = Evaluation(llama, task, examples)
     mask = torch.ones(3, 2, dtype=torch.bool)
-    adapted = evaluation.adapted(torch.randn(3, 2, 64), initial_coefficients(3, [], []), mask)
+    adapted = evaluation.adapted(Injection.identity(3, 64), mask)
     assert np.array_equal(adapted, evaluation.zero_shot())
     assert not np.array_equal(evaluation.few_shot(examples, 2, seed=0), adapted)

@@ -54,7 +54,7 @@ def hooked_tokens(model, artifact, prompts) -> list[list[int]]:
     spec = artifact.spec
     mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
     generated = []
-    with injected(model, artifact.context_vector, artifact.coefficients, mask), torch.no_grad():
+    with injected(model, artifact.injection, mask), torch.no_grad():
         for prompt in prompts:
             ids = torch.tensor([prompt])
             output = model.network.generate(

@@ -208,7 +208,7 @@ def test_a_task_generates_what_the_hooked_model_does_and_the_base_model_what_it_
     everywhere = adapted_mask(spec.num_layers, spec.layers, spec.sites)
     for model, mask in ((base_model(url), everywhere & False), ("writer", everywhere)):
         ids = torch.tensor([token_ids(network.tokenizer, TEXT)])
-        with injected(network, writer.context_vector, writer.coefficients, mask):
+        with injected(network, writer.injection, mask):
             expected = network.network.generate(
                 ids, do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
             )

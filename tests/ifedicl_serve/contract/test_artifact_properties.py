@@ -37,7 +37,7 @@ def templates(draw):
     template = (draw(words) + "{text}" + draw(words)).rstrip()
     assume(template.count("{text}") == 1)
     separator = draw(words.filter(bool))
-    return PromptTemplate(template=template, separator=separator)
+    return PromptTemplate.of(template, separator)
 
 
 @st.composite

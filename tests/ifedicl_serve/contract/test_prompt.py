@@ -7,7 +7,7 @@ from ifedicl_serve.contract.labels import TrieNode
 from ifedicl_serve.contract.prompt import PromptTemplate, label_tokens, label_trie, token_ids
 from ifedicl_serve.errors import PromptError
 
-TOPIC = PromptTemplate(template="Text: {text}\nTopic:")
+TOPIC = PromptTemplate.of("Text: {text}\nTopic:")
 HEAD = "Text: a\nTopic:"
 
 
@@ -30,7 +30,7 @@ def test_a_demonstration_is_prompt_label_and_separator():
 @pytest.mark.parametrize("separator", ["", "x" * 101])
 def test_a_separator_must_be_there_and_short(separator):
     with pytest.raises(ValidationError, match="separator"):
-        PromptTemplate(template="{text}:", separator=separator)
+        PromptTemplate.of("{text}:", separator=separator)
 
 
 def test_bpe_label_tokens_hold_the_space_and_end_in_the_separator(bpe):
@@ -103,7 +103,7 @@ def test_a_label_that_adds_no_token_is_refused(wordpiece):
 
 
 def test_a_label_that_merges_with_the_separator_is_refused(merging_bpe):
-    template = PromptTemplate(template="{text} =", separator="\n")
+    template = PromptTemplate.of("{text} =", separator="\n")
     with pytest.raises(PromptError) as caught:
         label_trie(merging_bpe, template, ["news", "sport"])
     assert str(caught.value) == (

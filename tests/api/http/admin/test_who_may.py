@@ -93,6 +93,6 @@ def test_the_server_holds_no_copy_of_the_key(registry, tokenizer, monkeypatch):
 
 def test_a_template_is_text_and_runs_nothing(admin, files):
     template = "{{7*7}} ${x} {text}\nLabel:"
-    form = files("trec", prompt=PromptTemplate(template=template))
+    form = files("trec", prompt=PromptTemplate.of(template))
     assert put(admin, "trec", form).json()["template"] == template
     assert classify(admin, "trec").status_code == 200
