@@ -29,7 +29,7 @@ from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
 from calibration.state import State
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.injection import BETA, BETA_START, adapted_mask
+from ifedicl_serve.contract.injection import BETA, BETA_START, adapted_mask, fold
 
 POISON = -10.0  # what a poisoned client multiplies its vector and its updates by
 
@@ -58,8 +58,10 @@ class MeteredModel(HookedModel):
             self.seconds += time.process_time() - started
             self._working = False
 
-    def hidden(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        output = super().hidden(sequences)
+    def hidden(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+    ) -> Tensor:
+        output = super().hidden(sequences, starts)
         if self._working:
             tokens = sum(map(len, sequences))
             self.forward_tokens += tokens

@@ -31,7 +31,7 @@ def _range(tensor: Tensor) -> str:
 def artifact_table(artifact: Artifact, signature: str) -> Table:
     """What the artifact holds and how it was made; `signature` says who vouches for it."""
     spec = artifact.spec
-    rows = {
+    rows: dict[str, str] = {
         "digest": artifact.digest,
         "signature": signature,
         "base model": f"{spec.model.name} ({spec.model.architecture})",

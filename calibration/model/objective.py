@@ -21,8 +21,8 @@ class Objective:
     context_vector: Tensor  # [layers, 2, hidden]
     coefficients: Tensor  # [layers, 2, 2], the values where nothing is adapted
     mask: Tensor  # [layers, 2]
-    extent: Extent
     noise: Noise
+    extent: Extent = "all"
 
     def __call__(self, positions: Sequence[int], adapted: Tensor) -> Tensor:
         """Mean loss of the examples at `positions`; `adapted` is [sites, 2], or [batch, sites, 2]

@@ -61,8 +61,8 @@ def fit_round(
         context_vector,
         coefficients,
         mask,
-        settings.extent,
         Noise(settings.noise, torch.Generator(model.device).manual_seed(seed)),
+        settings.extent,
     )
     gradients = manner.gradients(objective, seed)
     adapted = coefficients[mask].clone().requires_grad_()  # [sites, 2]

@@ -250,8 +250,8 @@ def _refuse_touched_layers(folder: Path, artifact: Artifact) -> None:
     spec = artifact.spec
     if spec.fit == "none" and (spec.layers, spec.sites, spec.extent) != ((), (), "all"):
         raise ArtifactError(
-            f"{folder}: none of its tensors {spec.tensors} adapts a site, so it must list no layers "
-            "and sites, and extent 'all'"
+            f"{folder}: none of its tensors {spec.tensors} adapts a site, so it must list no "
+            "layers and no sites, and extent 'all'"
         )
     untouched = ~adapted_mask(spec.num_layers, spec.layers, spec.sites)
     outside = f"outside layers {spec.layers} and sites {spec.sites} are not the identity"

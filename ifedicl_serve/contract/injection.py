@@ -2,7 +2,7 @@
 
     h' = scale * h + shift
 
-`h` is a site's output before it is added to the residual stream. The paper's method is a case of it:
+`h` is a site's output before it is added to the residual stream. The paper's method is a case:
 
     h' = beta * h + lambda * v          (IFed-ICL, arXiv 2511.06757; I2CL, arXiv 2405.14660)
 

@@ -37,8 +37,7 @@ class PromptTemplate(BaseModel):
 
     @model_validator(mode="after")
     def _does_not_end_in_space(self) -> Self:
-        before = self.tail or self.head
-        if self.label_prefix and before != before.rstrip():
+        if self.label_prefix and self.tail != self.tail.rstrip():
             raise ValueError(
                 f"template {self.template!r} ends in white space, but the label is appended after "
                 f"{self.label_prefix!r}; remove the white space at the end"

@@ -51,6 +51,26 @@ def make_vectors(spec, seed=0):
     return {"context_vector": vector, "coefficients": coefficients}
 
 
+def make_rung(name, spec, seed=0):
+    """Random tensors of a rung by its name, such as "channels+head"."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = make_vectors(spec, seed) if spec.layers else {}
+    if "channels" in name:
+        sites = (spec.num_layers, len(SITES), spec.hidden_size)
+        scale = torch.rand(sites, generator=generator) + 0.5
+        shift = torch.randn(sites, generator=generator)
+        untouched = ~adapted_mask(spec.num_layers, spec.layers, spec.sites)
+        scale[untouched], shift[untouched] = 1, 0
+        tensors |= {"scale": scale, "shift": shift}
+    if name.endswith(("bias", "head")):
+        bias = torch.randn(len(spec.labels), generator=generator)
+        tensors |= {"sharpness": torch.tensor([1.5]), "bias": bias}
+    if name.endswith("head"):
+        shape = len(spec.labels), spec.hidden_size
+        tensors["label_rows"] = torch.randn(shape, generator=generator)
+    return tensors
+
+
 def make_artifact(folder, seed=0, **changes):
     """Write a task to `folder`; `changes` are those of make_spec."""
     spec = make_spec(**changes)

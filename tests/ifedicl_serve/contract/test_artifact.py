@@ -50,21 +50,24 @@ def refusal(folder, **expected):
 
 def test_what_was_saved_is_loaded(tmp_path):
     spec = make_spec()
-    vector, coefficients = make_vectors(spec)
-    saved = save_artifact(spec, vector, coefficients, tmp_path / "sst2")
+    tensors = make_vectors(spec)
+    saved = save_artifact(spec, tensors, tmp_path / "sst2")
     loaded = load_artifact(tmp_path / "sst2", MODEL, saved.digest)
-    assert torch.equal(loaded.context_vector, vector)
-    assert torch.equal(loaded.coefficients, coefficients)
+    assert torch.equal(loaded.context_vector, tensors["context_vector"])
+    assert torch.equal(loaded.coefficients, tensors["coefficients"])
     assert loaded.spec == saved.spec
-    assert loaded.spec == spec.model_copy(update={"vectors_sha256": loaded.spec.vectors_sha256})
+    held = {"tensors": tuple(sorted(tensors)), "vectors_sha256": loaded.spec.vectors_sha256}
+    assert loaded.spec == spec.model_copy(update=held)
     assert loaded.digest == saved.digest
 
 
 def test_low_precision_and_transposed_tensors_are_stored_as_float32(tmp_path):
     spec = make_spec()
-    vector, coefficients = make_vectors(spec)
-    half = vector.bfloat16().transpose(0, 2).contiguous().transpose(0, 2)
-    loaded = save_artifact(spec, half.requires_grad_(), coefficients.double(), tmp_path / "sst2")
+    tensors = make_vectors(spec)
+    half = tensors["context_vector"].bfloat16().transpose(0, 2).contiguous().transpose(0, 2)
+    tensors["context_vector"] = half.requires_grad_()
+    tensors["coefficients"] = tensors["coefficients"].double()
+    loaded = save_artifact(spec, tensors, tmp_path / "sst2")
     assert torch.equal(loaded.context_vector, half.float())
     assert loaded.coefficients.dtype == torch.float32
 
@@ -126,10 +129,10 @@ def test_missing_parents_are_created(tmp_path):
 def test_a_refused_write_leaves_the_old_artifact_and_no_temporary_folder(folder):
     digest = load_artifact(folder).digest
     spec = make_spec()
-    vector, coefficients = make_vectors(spec)
-    vector[0, 0, 0] = torch.nan
+    tensors = make_vectors(spec)
+    tensors["context_vector"][0, 0, 0] = torch.nan
     with pytest.raises(ArtifactError, match="context_vector has NaN or infinite values"):
-        save_artifact(spec, vector, coefficients, folder)
+        save_artifact(spec, tensors, folder)
     assert load_artifact(folder).digest == digest
     assert os.listdir(folder.parent) == ["sst2"]
 
@@ -169,12 +172,12 @@ def test_what_is_not_a_json_object_is_refused(folder, raw):
     assert refusal(folder).endswith("not a JSON object; the file is damaged")
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "2", None])
 def test_another_schema_version_is_refused(folder, version):
     edit_task(folder, schema_version=version)
     assert refusal(folder).endswith(
-        f"schema version {version!r}, this release reads 1; calibrate the task again or install "
-        "a matching ifedicl-serve"
+        f"schema version {version!r}, this release reads 1 and 2; calibrate the task again or "
+        "install a matching ifedicl-serve"
     )
 
 
@@ -235,22 +238,16 @@ def test_a_negative_layer_is_refused(folder):
     assert "layers.0: Input should be greater than or equal to 0" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    ("template", "count"), [("Review:", 0), ("{text} and {text}:", 2)], ids=["none", "two"]
-)
-def test_a_template_without_exactly_one_placeholder_is_refused(folder, template, count):
-    edit_task(folder, prompt={"template": template})
-    message = refusal(folder)
-    assert (
-        f"prompt.template: Value error, template {template!r} has {count} placeholders" in message
-    )
-    assert "expected exactly one; write e.g. 'Text: {text}\\nTopic:'" in message
-
-
 @pytest.mark.parametrize("end", [" ", "\n", "\t"])
-def test_a_template_that_ends_in_white_space_is_refused(folder, end):
-    edit_task(folder, prompt={"template": "Review: {text}\nSentiment:" + end})
-    assert "ends in white space, but the label is appended after one space" in refusal(folder)
+def test_a_template_that_ends_in_white_space_before_a_space_is_refused(folder, end):
+    edit_task(folder, prompt={"head": "Review: ", "tail": "\nSentiment:" + end})
+    assert "ends in white space, but the label is appended after ' '" in refusal(folder)
+
+
+def test_white_space_is_meant_where_a_label_follows_directly(folder):
+    prompt = {"head": "<user>", "tail": "</user>\n<assistant>\n", "label_prefix": ""}
+    edit_task(folder, prompt=prompt)
+    assert load_artifact(folder).spec.prompt.render("hi") == "<user>hi</user>\n<assistant>\n"
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

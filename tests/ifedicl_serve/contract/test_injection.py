@@ -56,7 +56,7 @@ def test_a_folded_task_is_the_formula(h, lam, beta, v):
 
 
 def test_fold_keeps_layers_and_sites_apart():
-    vector, coefficients = make_vectors(make_spec())
+    vector, coefficients = make_vectors(make_spec()).values()
     injection = fold(vector, coefficients)
     for layer in range(len(vector)):
         for site in range(len(SITES)):
@@ -67,7 +67,9 @@ def test_fold_keeps_layers_and_sites_apart():
 
 def test_initial_coefficients_fold_to_the_identity_where_not_adapted():
     spec = make_spec(layers=(1,), sites=("mlp",))
-    injection = fold(make_vectors(spec)[0], initial_coefficients(4, spec.layers, spec.sites))
+    injection = fold(
+        make_vectors(spec)["context_vector"], initial_coefficients(4, spec.layers, spec.sites)
+    )
     untouched = ~adapted_mask(4, spec.layers, spec.sites)
     assert (injection.scale == 1).all()
     assert (injection.shift[untouched] == 0).all()

@@ -4,7 +4,13 @@ import pytest
 from pydantic import ValidationError
 
 from ifedicl_serve.contract.labels import TrieNode
-from ifedicl_serve.contract.prompt import PromptTemplate, label_tokens, label_trie, token_ids
+from ifedicl_serve.contract.prompt import (
+    PromptTemplate,
+    label_tokens,
+    label_trie,
+    tail_tokens,
+    token_ids,
+)
 from ifedicl_serve.errors import PromptError
 
 TOPIC = PromptTemplate.of("Text: {text}\nTopic:")
@@ -25,6 +31,26 @@ def test_a_text_that_names_the_placeholder_is_not_expanded():
 
 def test_a_demonstration_is_prompt_label_and_separator():
     assert TOPIC.render_demonstration("it rains", "news") == "Text: it rains\nTopic: news\n\n"
+
+
+@pytest.mark.parametrize(("template", "count"), [("Review:", 0), ("{text} and {text}:", 2)])
+def test_a_template_needs_exactly_one_placeholder(template, count):
+    with pytest.raises(PromptError) as caught:
+        PromptTemplate.of(template)
+    assert str(caught.value) == (
+        f"template {template!r} has {count} placeholders {{text}}, expected exactly one; write "
+        "e.g. 'Text: {text}\\nTopic:'"
+    )
+
+
+def test_a_label_may_follow_directly():
+    chat = PromptTemplate(head="", tail="\nTopic: ", label_prefix="")
+    assert chat.render_demonstration("it rains", "news") == "it rains\nTopic: news\n\n"
+
+
+def test_the_tail_has_as_many_tokens_whatever_the_text(bpe):
+    assert tail_tokens(bpe, TOPIC) == len(token_ids(bpe, "\nTopic:"))
+    assert tail_tokens(bpe, PromptTemplate.of("Text: {text}")) == 0
 
 
 @pytest.mark.parametrize("separator", ["", "x" * 101])
