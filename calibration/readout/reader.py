@@ -1,0 +1,97 @@
+"""A client's side of fitting a readout: its rows' features, and what it tells of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.model.score import Features
+from calibration.readout.directions import STRENGTHS, directions
+from calibration.readout.folds import FOLDS
+from calibration.readout.stack import Asked, Curvature, Doubles, curvature, log_softmax, logits
+from calibration.readout.statistics import Statistics, total
+
+
+class Reader:
+    """Rows of a client, under one injection: their features, labels [rows] and folds [rows]."""
+
+    def __init__(
+        self, features: Features, labels: npt.NDArray[np.int_], folds: npt.NDArray[np.int_]
+    ) -> None:
+        self.features, self.labels, self.folds = features, labels, folds
+        self.log_probs = features.log_probs.astype(np.float64)
+        self.scores = np.zeros((len(STRENGTHS), *self.log_probs.shape))
+        self.u = np.zeros(self.log_probs.shape[1])
+
+    def statistics(self) -> list[Statistics]:
+        """By fold."""
+        return [Statistics.of(self._only(self.folds == f), self._labels(f)) for f in range(FOLDS)]
+
+    def learn(self, told: Sequence[Statistics]) -> None:
+        """Score every row by directions of the other folds, from all clients' statistics."""
+        whole = total(told)
+        self.u = mean_removed(whole)
+        hidden = self.features.hidden.astype(np.float64)
+        for fold, part in enumerate(told):
+            members = self.folds == fold
+            for scores, found in zip(self.scores, directions(whole - part), strict=True):
+                scores[members] = found.scores(hidden[members])
+
+    def losses(self, asked: Sequence[Asked]) -> list[float]:
+        """The summed negative log-likelihood of each."""
+        return [self._loss(one) for one in asked]
+
+    def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
+        """The same with derivatives."""
+        return [curvature(*self._rows(one), one.theta) for one in asked]
+
+    def out_of_fold(self, strength: int, thetas: Sequence[Doubles]) -> npt.NDArray[np.float64]:
+        """Label log-probabilities [rows, labels], each row's by the theta of its fold, which was
+        fitted to the others."""
+        theta = np.array(thetas)[self.folds]  # [rows, K + 3]
+        return log_softmax(logits(self.log_probs, self.scores[strength], self.u, theta))
+
+    def _loss(self, asked: Asked) -> float:
+        log_probs, scores, u, labels = self._rows(asked)
+        log_q = log_softmax(logits(log_probs, scores, u, asked.theta))
+        return float(-log_q[np.arange(len(labels)), labels].sum())
+
+    def _rows(self, asked: Asked) -> tuple[Doubles, Doubles, Doubles, npt.NDArray[np.int_]]:
+        kept = self.folds != (-1 if asked.left_out is None else asked.left_out)
+        return self.log_probs[kept], self.scores[asked.strength][kept], self.u, self.labels[kept]
+
+    def _only(self, kept: npt.NDArray[np.bool_]) -> Features:
+        return Features(*(part[kept] for part in self.features))
+
+    def _labels(self, fold: int) -> npt.NDArray[np.int_]:
+        return self.labels[self.folds == fold]
+
+
+def mean_removed(whole: Statistics) -> Doubles:
+    """Minus the mean log-probability of each label [labels], around 0."""
+    u = -whole.log_probs / max(whole.rows, 1.0)
+    return u - u.mean()
+
+
+class Readers:
+    """Several clients in this process, added up."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self.readers = readers
+
+    def statistics(self) -> list[Statistics]:
+        """By fold."""
+        return [total(parts) for parts in zip(*(r.statistics() for r in self.readers), strict=True)]
+
+    def learn(self, told: Sequence[Statistics]) -> None:
+        for reader in self.readers:
+            reader.learn(told)
+
+    def losses(self, asked: Sequence[Asked]) -> list[float]:
+        return [
+            sum(losses) for losses in zip(*(r.losses(asked) for r in self.readers), strict=True)
+        ]
+
+    def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
+        by_client = zip(*(reader.curvatures(asked) for reader in self.readers), strict=True)
+        return [Curvature(*map(sum, zip(*parts, strict=True))) for parts in by_client]

@@ -1,0 +1,74 @@
+"""What a client tells of its rows once. Sums: they add up over clients, whoever holds which row.
+
+Second moments are what costs: of large models only blocks along the diagonal are told, whose loss
+is small (bench/results/accuracy.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.model.score import Features
+
+Doubles = npt.NDArray[np.float64]
+WHOLE = 256  # the largest hidden size whose second moments are told as one block
+LARGEST_BLOCK = 64  # of those above
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of some rows: how many have each label [labels], the sum of their last hidden states by label
+    [labels, hidden], blocks [blocks, size, size] of the sum of the products of their coordinates,
+    and the sum of their label log-probabilities [labels]."""
+
+    counts: Doubles
+    class_sums: Doubles
+    second: Doubles
+    log_probs: Doubles
+
+    @classmethod
+    def of(cls, features: Features, labels: npt.NDArray[np.int_]) -> Statistics:
+        """Of rows with these features and labels."""
+        log_probs, hidden = (part.astype(np.float64) for part in features)
+        members = np.eye(log_probs.shape[1])[labels]
+        rows, width = hidden.shape
+        size = block_size(width)
+        blocks = hidden.reshape(rows, width // size, size).transpose(1, 2, 0)
+        return cls(
+            counts=members.sum(axis=0),
+            class_sums=members.T @ hidden,
+            second=blocks @ blocks.transpose(0, 2, 1),
+            log_probs=log_probs.sum(axis=0),
+        )
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return self._with(other, 1)
+
+    def __sub__(self, other: Statistics) -> Statistics:
+        return self._with(other, -1)
+
+    def _with(self, other: Statistics, sign: int) -> Statistics:
+        names = (field.name for field in fields(self))
+        return Statistics(*(getattr(self, name) + sign * getattr(other, name) for name in names))
+
+    @property
+    def rows(self) -> float:
+        return float(self.counts.sum())
+
+
+def block_size(hidden_size: int) -> int:
+    """Of the blocks that second moments of such a model are told in; it divides the size."""
+    if hidden_size <= WHOLE:
+        return hidden_size
+    return max(size for size in range(1, LARGEST_BLOCK + 1) if hidden_size % size == 0)
+
+
+def total(statistics: Iterable[Statistics]) -> Statistics:
+    """Their sum."""
+    return reduce(add, statistics)
