@@ -1,4 +1,8 @@
-"""The path of a calibration: client vectors -> FedAvg -> rounds of (fit, FedAvg).
+"""The path of a calibration: what is fitted at the sites, then readouts, then the choice of a rung.
+
+    client vectors -> FedAvg -> rounds of (fit, FedAvg)    coefficients, channels
+    class sums -> small rounds of sums                     bias, head
+    held-out losses -> the rung to keep
 
 One loop for clients in this process (`run.local`), on machines of their own
 (`federation.coordinator.clients`) and in the benches (bench/federation/rounds.py). Where the
@@ -6,16 +10,24 @@ clients are is `Clients`'s to know; what is saved, told and warned of meanwhile 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
+from calibration.ladder import ZERO_SHOT, Rung, tried
+from calibration.model.sites import SITE_FITS, SiteFit, site_tensors
+from calibration.readout.fit import Stack, Told, fit_readout, readout_tensors
+from calibration.readout.statistics import Statistics
 from calibration.settings import Settings
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
+from calibration.stages.judge import NOTHING, Judgement, Measured, Trial, choose
 from calibration.stages.robust import AGGREGATORS
 from calibration.state import State
+from ifedicl_serve.contract.injection import TensorName
+from ifedicl_serve.contract.spec import Fit
 
 
 class Clients(Protocol):
@@ -26,16 +38,38 @@ class Clients(Protocol):
         """Those who take part, once there is a state."""
         ...
 
+    @property
+    def labels(self) -> int:
+        """How many the task has."""
+        ...
+
+    @property
+    def held_out(self) -> int:
+        """How many rows they have, together, to judge rungs by."""
+        ...
+
     def vectors(self) -> dict[int, ClientVector]:
         """Stage 1 of every client."""
         ...
 
-    def received(self, context_vector: Tensor) -> Tensor:
-        """The global context vector [layers, 2, hidden] as it arrives at the clients."""
+    def received(self, values: Tensor) -> Tensor:
+        """A tensor [layers, 2, hidden] as it arrives at the clients."""
         ...
 
-    def fit(self, state: State) -> dict[int, ClientUpdate]:
-        """A round of stage 2 of every client that answers, from the state's coefficients on."""
+    def fit(self, state: State, fit: SiteFit) -> dict[int, ClientUpdate]:
+        """A round of stage 2 of every client that answers, from the state's values on."""
+        ...
+
+    def held_out_loss(self, state: State, fit: SiteFit) -> float | None:
+        """The mean loss of the current values on held-out rows; None if there are none."""
+        ...
+
+    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> Told:
+        """Their rows' features under a fit, to make readouts of."""
+        ...
+
+    def judge(self, rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]) -> Judgement:
+        """The rungs on held-out rows, out of fold."""
         ...
 
 
@@ -49,23 +83,80 @@ class Watch:
         """Stage 1 is done."""
         return state
 
-    def round_done(self, state: State, updates: Mapping[int, ClientUpdate]) -> State:
+    def round_done(self, state: State, fit: SiteFit, updates: Mapping[int, ClientUpdate]) -> State:
         """The server has averaged a round."""
         return state
 
 
-def calibrate(clients: Clients, settings: Settings, watch: Watch) -> State:
-    """Fit a task to its clients' examples: the global context vector, and the coefficients after
-    every round."""
-    rule = AGGREGATORS[settings.aggregation]
-    state = watch.saved
-    if state is None:
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration arrives at: the rung that was chosen, its tensors, the rungs that were
+    tried with what was said of each (none: there were no rows to judge by), and the metrics of
+    zero-shot and of the chosen one on so many rows, each predicted by what was fitted to others."""
+
+    state: State
+    rung: Rung
+    tensors: Mapping[TensorName, Tensor]
+    labels: int
+    trials: Sequence[Trial]
+    measured: Measured
+
+
+def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
+    """Fit a task to its clients' examples, on every rung that is to be tried."""
+    state = watch.saved or State()
+    rungs = tried(settings, clients.held_out)
+    fits = [fit for fit in SITE_FITS if fit in {rung.fit for rung in rungs}]
+    if fits and state.context_vector is None:
         vectors = clients.vectors()
-        mean = aggregate_vectors(list(vectors.values()), rule)
-        state = watch.began(State.first(clients.received(mean), settings), vectors)
-    while state.rounds_done < settings.rounds:
-        updates = clients.fit(state)
-        mean = aggregate_updates(list(updates.values()), rule)
+        mean = aggregate_vectors(list(vectors.values()), AGGREGATORS[settings.aggregation])
+        state = watch.began(State(clients.received(mean)), vectors)
+    for fit in fits:
+        state = _fitted(clients, state, fit, settings, watch)
+    return _climbed(clients, state, rungs)
+
+
+def _fitted(
+    clients: Clients, state: State, fit: SiteFit, settings: Settings, watch: Watch
+) -> State:
+    """After all rounds of what is fitted at the sites."""
+    state = state.begun(fit, settings)
+    while state.rounds_done(fit) < settings.rounds:
+        updates = clients.fit(state, fit)
+        mean = aggregate_updates(list(updates.values()), AGGREGATORS[settings.aggregation])
         losses = [list(updates[n].losses) if n in updates else [] for n in clients.numbers]
-        state = watch.round_done(state.after_round(mean, losses), updates)
+        state = state.after_round(fit, mean, losses)
+        if fit == "channels":
+            state = state.judged(clients.held_out_loss(state, fit))
+        state = watch.round_done(state, fit, updates)
     return state
+
+
+def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrated:
+    """Readouts for all rungs that have one, and the choice."""
+    judging = clients.held_out > 0 or all(rung.fit == "none" for rung in rungs)
+    compared = rungs if ZERO_SHOT in rungs or not judging else (ZERO_SHOT, *rungs)
+    stacks: dict[Rung, Stack] = {}
+    told: dict[Fit, list[Statistics]] = {}
+    for fit in dict.fromkeys(rung.fit for rung in compared):
+        with_readout = [rung for rung in rungs if rung.fit == fit and rung.readout != "none"]
+        if judging or with_readout:
+            readers = clients.readers(state, fit, rungs)
+        if with_readout:
+            told[fit] = readers.statistics()
+            readers.learn(told[fit])
+        for rung in with_readout:
+            stacks[rung] = fit_readout(readers, clients.labels, rung.readout)
+    rung, trials, measured = rungs[-1], [], NOTHING
+    if judging:
+        judgement = clients.judge(compared, stacks)
+        rung, trials = choose(judgement, compared, rungs)
+        before, after = (judgement.metrics(compared.index(one)) for one in (ZERO_SHOT, rung))
+        measured = Measured(before, after, judgement.rows)
+    tensors: dict[TensorName, Tensor] = {}
+    if rung.fit != "none":
+        assert state.context_vector is not None
+        tensors |= site_tensors(rung.fit, state.context_vector, state.best(rung.fit))
+    if rung in stacks:
+        tensors |= readout_tensors(told[rung.fit], stacks[rung], rung.readout)
+    return Calibrated(state, rung, tensors, clients.labels, trials, measured)

@@ -1,8 +1,7 @@
 """The ladder: how much of a task may be fitted, from nothing to every channel and label rows.
 
-A rung is what is done at the sites and what with the labels' scores. Which of them are tried follows
-from the settings; which is kept, from what held-out rows say: the simplest that is no worse than the
-best by more than one standard error of the difference.
+A rung is what is done at the sites and what with the labels' scores. Which of them are tried
+follows from the settings and from how many rows there are to judge by; `stages.judge` chooses.
 """
 
 from __future__ import annotations
@@ -12,8 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
-    from calibration.settings import FitChoice, ReadoutChoice
+    from calibration.settings import FitChoice, ReadoutChoice, Settings
     from ifedicl_serve.contract.spec import Fit, ReadoutKind
+
+# Fewer say too little of what is fitted by gradients, whatever they would have said.
+LEAST_HELD_OUT = 32
 
 
 class Rung(NamedTuple):
@@ -28,9 +30,10 @@ class Rung(NamedTuple):
         return "+".join(kind for kind in self if kind != "none") or "zero-shot"
 
 
+ZERO_SHOT = Rung("none", "none")
 # The simplest first: by what it costs to fit and to serve.
 LADDER = (
-    Rung("none", "none"),
+    ZERO_SHOT,
     Rung("none", "bias"),
     Rung("none", "head"),
     Rung("coefficients", "none"),
@@ -43,7 +46,7 @@ LADDER = (
 
 
 def rungs_of(fit: FitChoice, readout: ReadoutChoice) -> tuple[Rung, ...]:
-    """Those to try, the simplest first. Raises DataError if there are none."""
+    """Those that were asked for, the simplest first. Raises DataError for a contradiction."""
     if fit in ("bias", "head") and readout not in ("auto", fit):
         raise DataError(
             f"fit {fit!r} is a readout by itself, so readout {readout!r} contradicts it; leave "
@@ -53,3 +56,18 @@ def rungs_of(fit: FitChoice, readout: ReadoutChoice) -> tuple[Rung, ...]:
     return tuple(
         rung for rung in LADDER if sites in ("auto", rung.fit) and reads in ("auto", rung.readout)
     )
+
+
+def tried(settings: Settings, held_out: int) -> tuple[Rung, ...]:
+    """Of the rungs that were asked for, those that so many held-out rows can tell apart.
+
+    Private clients tell nothing of held-out rows, so what is left open to `auto` is the paper's.
+    """
+    rungs = rungs_of(settings.fit, settings.readout)
+    if settings.private and len(rungs) > 1:
+        return tuple(rung for rung in rungs if rung == ("coefficients", "none")) or rungs[:1]
+    if settings.fit == "auto" and held_out < LEAST_HELD_OUT:
+        return tuple(rung for rung in rungs if rung.fit == "none")
+    if held_out == 0:
+        return tuple(rung for rung in rungs if "none" in rung) or rungs[-1:]
+    return rungs

@@ -10,6 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from calibration.ladder import rungs_of
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,8 +19,20 @@ if TYPE_CHECKING:
 
 Loss = Literal["restricted", "vocabulary"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
+FitChoice = Literal["auto", "bias", "head", "coefficients", "channels"]
+FITS: tuple[FitChoice, ...] = get_args(FitChoice)
+ReadoutChoice = Literal["auto", "none", "bias", "head"]
+READOUTS: tuple[ReadoutChoice, ...] = get_args(ReadoutChoice)
 Aggregation = Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
+EXTENT_CHOICES: tuple[str, ...] = ("all", "tail")
+KNOWN: dict[str, tuple[str, ...]] = {
+    "fit": FITS,
+    "readout": READOUTS,
+    "extent": EXTENT_CHOICES,
+    "loss": LOSSES,
+    "aggregation": AGGREGATIONS,
+}
 EXTRACTION = -1  # in a round's place, for what is drawn before the first
 
 
@@ -41,12 +54,15 @@ class Settings:
     """
 
     layers: tuple[int, ...]
+    fit: FitChoice = "auto"  # auto: of all rungs the one that held-out rows speak for
+    readout: ReadoutChoice = "auto"
     sites: tuple[Site, ...] = ("attn", "mlp")
     extent: Extent = "all"  # of a prompt: all its tokens, or the tail behind the text alone
     loss: Loss = "restricted"
     rounds: int = 5
     local_steps: int = 60
     learning_rate: float = 0.05
+    channel_learning_rate: float = 0.03
     weight_decay: float = 1e-3  # I2CL
     noise: float = 1e-3  # I2CL: Gaussian, times each token's norm, at every site while fitting
     batch_size: int = 8
@@ -61,12 +77,12 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.layers or not self.sites:
             raise DataError("no layer or no site is selected, so nothing would be adapted")
-        if self.loss not in LOSSES:
-            raise DataError(f"loss {self.loss!r} is unknown (known: {', '.join(LOSSES)})")
-        if self.aggregation not in AGGREGATIONS:
-            raise DataError(
-                f"aggregation {self.aggregation!r} is unknown (known: {', '.join(AGGREGATIONS)})"
-            )
+        for name, known in KNOWN.items():
+            if getattr(self, name) not in known:
+                raise DataError(
+                    f"{name} {getattr(self, name)!r} is unknown (known: {', '.join(known)})"
+                )
+        rungs_of(self.fit, self.readout)
         for name in ("rounds", "local_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -74,8 +90,6 @@ class Settings:
             raise DataError(
                 f"demonstrations is {self.demonstrations}, expected 1 or more, or 0: all"
             )
-        if not 0 < self.learning_rate < math.inf:
-            raise DataError(f"learning rate is {self.learning_rate}, expected above 0 and finite")
         if self.epsilon != 0 and not 0.01 <= self.epsilon <= 100:
             raise DataError(
                 f"epsilon is {self.epsilon}, expected 0.01 to 100 (1 to 8 are usual), or 0 for "
@@ -86,9 +100,10 @@ class Settings:
                 f"delta is {self.delta}, expected above 0 and far below one over a client's number "
                 "of examples, such as 1e-5"
             )
-        for name in ("vector_clip", "gradient_clip"):
+        for name in ("learning_rate", "channel_learning_rate", "vector_clip", "gradient_clip"):
             if not 0 < getattr(self, name) < math.inf:
-                raise DataError(f"{name} is {getattr(self, name)}, expected above 0 and finite")
+                shown = name.replace("_", " ")
+                raise DataError(f"{shown} is {getattr(self, name)}, expected above 0 and finite")
 
     @property
     def private(self) -> bool:

@@ -16,55 +16,84 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from calibration.model.sites import SiteFit, first_values, injection_of
 from calibration.settings import Settings
-from ifedicl_serve.contract.injection import initial_coefficients
-from ifedicl_serve.contract.spec import TensorName
+from ifedicl_serve.contract.injection import Injection
+from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import DataError
 from ifedicl_serve.files.writing import write_file
 
 STATE_FILE = "calibration.safetensors"
 
 
+Losses = list[list[list[float]]]  # by round, client and step
+
+
 @dataclass(frozen=True)
 class State:
-    """The global context vector [layers, 2, hidden]; the coefficients before the first round and
-    after each, [rounds done + 1, layers, 2, 2]; losses by round, client and step; warnings; and
-    what only a federation must remember, as JSON holds it."""
+    """The global context vector [layers, 2, hidden] (None: nothing is fitted at the sites); by what
+    is fitted there the values before the first round and after each, [rounds done + 1, layers, 2,
+    ...], its losses, and held-out losses; warnings; and what only a federation must remember, as
+    JSON holds it.
 
-    context_vector: Tensor
-    coefficients: Tensor
-    losses: list[list[list[float]]] = field(default_factory=list)
+    `held_out` are mean losses of channels after each round, where there are rows to tell them.
+    """
+
+    context_vector: Tensor | None = None
+    values: dict[SiteFit, Tensor] = field(default_factory=dict)
+    losses: dict[SiteFit, Losses] = field(default_factory=dict)
+    held_out: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     federation: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def first(cls, context_vector: Tensor, settings: Settings) -> "State":
-        """That after stage 1: coefficients at their start values."""
-        start = initial_coefficients(len(context_vector), settings.layers, settings.sites)
-        return cls(context_vector, start.unsqueeze(0))
+    def begun(self, fit: SiteFit, settings: Settings) -> "State":
+        """With a fit at its start values, unless it has begun."""
+        if fit in self.values:
+            return self
+        assert self.context_vector is not None
+        first = first_values(fit, self.context_vector, settings)
+        return replace(
+            self, values=self.values | {fit: first.unsqueeze(0)}, losses=self.losses | {fit: []}
+        )
 
-    @property
-    def rounds_done(self) -> int:
-        return len(self.losses)
+    def rounds_done(self, fit: SiteFit) -> int:
+        return len(self.losses.get(fit, []))
 
     @property
     def clients(self) -> Sequence[int]:
         """The clients' numbers, in the order of a round's losses."""
-        return self.federation.get("clients", range(len(self.losses[0])))
+        first = next(losses[0] for losses in self.losses.values() if losses)
+        return self.federation.get("clients", range(len(first)))
 
-    @property
-    def current(self) -> Tensor:
-        return self.coefficients[-1]
+    def current(self, fit: SiteFit) -> Tensor:
+        """The values [layers, 2, ...] that open the next round."""
+        return self.values[fit][-1]
 
-    @property
-    def tensors(self) -> dict[TensorName, Tensor]:
-        """Those of the artifact it makes."""
-        return {"context_vector": self.context_vector, "coefficients": self.current}
+    def best(self, fit: SiteFit) -> Tensor:
+        """The values to keep: the last, or those of the lowest held-out loss."""
+        told = self.held_out if fit == "channels" else []
+        return self.values[fit][1:][told.index(min(told))] if told else self.current(fit)
 
-    def after_round(self, coefficients: Tensor, losses: list[list[float]]) -> "State":
+    def injection(self, fit: Fit, values: Tensor | None = None) -> Injection | None:
+        """The injection of values, or of those to keep; None if nothing is fitted at the sites."""
+        if fit == "none":
+            return None
+        assert self.context_vector is not None
+        kept = self.best(fit) if values is None else values
+        return injection_of(fit, self.context_vector)(kept)
+
+    def after_round(self, fit: SiteFit, values: Tensor, losses: list[list[float]]) -> "State":
         """The state one round later."""
-        history = torch.cat([self.coefficients, coefficients.unsqueeze(0)])
-        return replace(self, coefficients=history, losses=[*self.losses, losses])
+        history = torch.cat([self.values[fit], values.unsqueeze(0)])
+        return replace(
+            self,
+            values=self.values | {fit: history},
+            losses=self.losses | {fit: [*self.losses[fit], losses]},
+        )
+
+    def judged(self, loss: float | None) -> "State":
+        """With the mean held-out loss of the current channels, if there are rows to tell it."""
+        return self if loss is None else replace(self, held_out=[*self.held_out, loss])
 
     def warned(self, warnings: list[str]) -> "State":
         """The same state with more warnings."""
@@ -101,7 +130,8 @@ class StateStore:
                 "folder to start afresh"
             )
         del record["fingerprint"]
-        return State(**record, **tensors)
+        vector = tensors.pop("context_vector", None)
+        return State(context_vector=vector, values=tensors, **record)
 
     def save(self, state: State) -> None:
         """Replace the saved state; a kill at any moment leaves the old or the new one."""
@@ -109,13 +139,13 @@ class StateStore:
         record = {
             "fingerprint": self.fingerprint,
             "losses": state.losses,
+            "held_out": state.held_out,
             "warnings": state.warnings,
             "federation": state.federation,
         }
-        tensors = {
-            "context_vector": state.context_vector.contiguous(),
-            "coefficients": state.coefficients.contiguous(),
-        }
+        tensors: dict[str, Tensor] = {fit: t.contiguous() for fit, t in state.values.items()}
+        if state.context_vector is not None:
+            tensors["context_vector"] = state.context_vector.contiguous()
         write_file(self.path, save(tensors, metadata={"state": json.dumps(record)}))
 
     def remove(self) -> None:

@@ -49,6 +49,19 @@ class Columns:
 class FitOptions:
     """How a task is fitted."""
 
+    fit: Annotated[
+        str,
+        typer.Option(
+            help="bias, head, coefficients (the paper's), channels, or auto: by held-out rows."
+        ),
+    ] = Settings.fit
+    readout: Annotated[
+        str,
+        typer.Option(help="On top: none, bias, head (label rows), or auto: by held-out rows."),
+    ] = Settings.readout
+    extent: Annotated[
+        str, typer.Option(help="Tokens to adapt: all, or the tail behind the text alone.")
+    ] = Settings.extent
     layers: Annotated[str, typer.Option(help="all, last:K or a list such as 0,3,5.")] = "all"
     sites: Annotated[str, typer.Option(help="attn, mlp or both.")] = "attn,mlp"
     loss: Annotated[
@@ -57,6 +70,9 @@ class FitOptions:
     rounds: Annotated[int, typer.Option(help="Rounds of fit and averaging.")] = Settings.rounds
     local_steps: Annotated[int, typer.Option(help="Steps a round.")] = Settings.local_steps
     lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = Settings.learning_rate
+    channel_lr: Annotated[
+        float, typer.Option("--channel-lr", help="Peak learning rate of channels.")
+    ] = Settings.channel_learning_rate
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = Settings.batch_size
     demonstrations: Annotated[
         int, typer.Option(help="Most demonstrations a client extracts from; 0: all.")

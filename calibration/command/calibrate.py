@@ -21,7 +21,7 @@ from calibration.command.arguments import (
     PromptOptions,
     Seed,
 )
-from calibration.command.tables import metrics_table
+from calibration.command.tables import metrics_table, rungs_table
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import DataError
 
@@ -53,12 +53,15 @@ def _calibrate(
     columns: Columns,
     fit: FitOptions,
     held_out: Annotated[
-        float, typer.Option(help="Fraction of rows to measure on; with --epsilon none are.")
+        float,
+        typer.Option(
+            help="Fraction of rows by which rungs are chosen and judged; with --epsilon none are."
+        ),
     ] = 0.2,
     held_out_data: Annotated[
         Path | None,
         typer.Option(
-            help="File of rows to measure on, instead of a fraction. What is measured is published "
+            help="File of rows to measure on, and nothing else. What is measured is published "
             "exactly, so with --epsilon the rows must be public."
         ),
     ] = None,
@@ -76,6 +79,7 @@ def _calibrate(
 ) -> None:
     """Fit a task from labelled examples of one or many clients."""
     from calibration.command import prepare
+    from calibration.data.examples import read_examples
     from calibration.model.load import open_model
     from ifedicl_serve.contract.artifact import refuse_occupied
 
@@ -84,11 +88,14 @@ def _calibrate(
         raise DataError("no data given; name labelled examples with --data or --client")
     # Metrics are exact, and would tell of the rows.
     fraction = 0.0 if privacy.epsilon else held_out
-    clients, rest = prepare.read_clients(data, columns, fraction, held_out_data, seed)
-    task = prepare.define_task(prompt, out, prepare.task_labels(labels, clients, rest))
+    if held_out_data and not prepare.leaves_open(fit):
+        fraction = 0.0  # nothing is to be chosen, so no rows are needed to choose by
+    clients = prepare.read_clients(data, columns, fraction, seed)
+    test = read_examples(held_out_data, *columns.names) if held_out_data else []
+    task = prepare.define_task(prompt, out, prepare.task_labels(labels, clients, test))
     hooked = open_model(model, dtype, device)
     settings = prepare.settings_of(fit, privacy, hooked.num_layers, seed)
-    job = prepare.prepare_job(hooked, model, task, clients, rest, settings)
+    job = prepare.prepare_job(hooked, model, task, clients, test, settings)
     _run(job, out, state or out.parent / f".{out.name}.state", report or out / "report")
 
 
@@ -108,10 +115,13 @@ def _run(job: "Job", out: Path, state: Path, report: Path) -> None:
 
 
 def _show_outcome(console: Console, outcome: "Outcome", out: Path, report: Path) -> None:
-    if outcome.before:
-        metrics = {"zero_shot": outcome.before, "adapted": outcome.after}
-        console.print(metrics_table("held-out rows", metrics))
-    elif outcome.artifact.spec.calibration.settings["epsilon"]:
+    measured, spec = outcome.done.measured, outcome.artifact.spec
+    if spec.calibration.rungs:
+        console.print(rungs_table(spec))
+    if measured.rows:
+        metrics = {"zero_shot": measured.before, "adapted": measured.after}
+        console.print(metrics_table(f"{measured.rows} held-out rows", metrics))
+    elif spec.calibration.settings["epsilon"]:
         console.print(
             "nothing measured: metrics are exact, so with --epsilon only public rows are measured "
             "on; name a file of them with --held-out-data"

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
+from calibration.model.sites import SiteFit
 from calibration.run.progress import Progress
 from calibration.stages.fit import OnStep
+from ifedicl_serve.contract.spec import Fit
 
 
 class ConsoleProgress(Progress):
@@ -23,24 +25,30 @@ class ConsoleProgress(Progress):
         super().extracting(client, clients)
         self._say(f"extracting the context vector of client {client + 1} of {clients}")
 
-    def fitting(self, client: int, round_index: int) -> OnStep:
-        super().fitting(client, round_index)
-        where = f"round {round_index + 1}/{self.rounds}, client {client}"
+    def fitting(self, fit: SiteFit, client: int, round_index: int) -> OnStep:
+        super().fitting(fit, client, round_index)
+        where = f"{fit}, round {round_index + 1}/{self.rounds}, client {client}"
 
         def on_step(step: int, loss: float) -> None:
             self._status.update(f"{where}, step {step + 1}/{self.steps}, loss {loss:.3f}")
 
         return on_step
 
-    def round_done(self, rounds_done: int, losses: Mapping[int, Sequence[float]]) -> None:
+    def reading(self, fit: Fit) -> None:
+        super().reading(fit)
+        self._say("reading rows" if fit == "none" else f"reading rows under {fit}")
+
+    def round_done(
+        self, fit: SiteFit, rounds_done: int, losses: Mapping[int, Sequence[float]]
+    ) -> None:
         means = ", ".join(f"{sum(steps) / len(steps):.3f}" for steps in losses.values() if steps)
         self.console.print(
-            f"round {rounds_done}/{self.rounds}: mean loss {means or 'withheld for privacy'}"
+            f"{fit}, round {rounds_done}/{self.rounds}: mean loss {means or 'withheld for privacy'}"
         )
 
     def evaluating(self, rows: int) -> None:
         super().evaluating(rows)
-        self._say(f"classifying {rows} held-out rows, zero-shot and adapted")
+        self._say(f"classifying {rows} rows, zero-shot and adapted")
 
     def warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:

@@ -15,6 +15,8 @@ from calibration.data.examples import (
     read_examples,
     split_held_out,
 )
+from calibration.data.rows import Rows
+from calibration.ladder import rungs_of
 from calibration.model.hooked import HookedModel
 from calibration.run.local import Job, task_spec
 from calibration.settings import Settings
@@ -40,31 +42,27 @@ def define_task(
         raise first_problem(error) from error
 
 
-def read_clients(
-    paths: Sequence[Path],
-    columns: Columns,
-    fraction: float,
-    held_out: Path | None,
-    seed: int,
-) -> tuple[list[list[Example]], list[Example]]:
-    """Each client's training examples, and the rows held out: a file, or part of every client."""
-    files = [read_examples(path, *columns.names) for path in paths]
-    if held_out is not None:
-        return files, read_examples(held_out, *columns.names)
-    splits = [split_held_out(examples, fraction, seed) for examples in files]
-    return [train for train, _ in splits], [row for _, rest in splits for row in rest]
+def read_clients(paths: Sequence[Path], columns: Columns, fraction: float, seed: int) -> list[Rows]:
+    """Each client's rows, a part of them held out."""
+    files = (read_examples(path, *columns.names) for path in paths)
+    return [Rows(*split_held_out(examples, fraction, seed)) for examples in files]
+
+
+def leaves_open(fit: FitOptions) -> bool:
+    """Whether there is something to choose by held-out rows, or to fit to them."""
+    return [rung.readout for rung in rungs_of(fit.fit, fit.readout)] != ["none"]  # type: ignore[arg-type]
 
 
 def task_labels(
-    text: str | None, clients: Sequence[Sequence[Example]], held_out: Sequence[Example]
+    text: str | None, clients: Sequence[Rows], test: Sequence[Example]
 ) -> list[tuple[str, str]]:
     """The labels asked for, or those of all rows; every row must have one."""
-    rows = [row for some in (*clients, held_out) for row in some]
+    rows = [row for client in clients for row in client.everything] + list(test)
     labels = parse_labels(text, found_labels(rows))
     names = [name for name, _ in labels]
     for number, client in enumerate(clients):
-        check_labels(client, names, f"client {number}")
-    check_labels(held_out, names, "held-out rows")
+        check_labels(client.everything, names, f"client {number}")
+    check_labels(test, names, "rows to measure on")
     return labels
 
 
@@ -72,12 +70,12 @@ def prepare_job(
     model: HookedModel,
     source: str,
     task: TaskDefinition,
-    clients: Sequence[Sequence[Example]],
-    held_out: Sequence[Example],
+    clients: Sequence[Rows],
+    test: Sequence[Example],
     settings: Settings,
 ) -> Job:
     """A job that has passed every check an artifact must pass, before any time is spent on it."""
-    job = Job(model, ModelIdentity.of(source), task, clients, held_out, settings)
+    job = Job(model, ModelIdentity.of(source), task, clients, test, settings)
     task.trie(model.tokenizer)
     try:
         task_spec(job)
@@ -90,6 +88,7 @@ def settings_of(fit: FitOptions, privacy: PrivacyOptions, num_layers: int, seed:
     """What was typed, for a model of so many layers. Raises DataError."""
     typed = asdict(fit) | asdict(privacy)
     typed["learning_rate"] = typed.pop("lr")
+    typed["channel_learning_rate"] = typed.pop("channel_lr")
     typed["layers"] = parse_layers(fit.layers, num_layers)
     typed["sites"] = parse_sites(fit.sites, SITES)
     return Settings(**typed, seed=seed)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ifedicl_serve.contract.artifact import Artifact
+    from ifedicl_serve.contract.spec import TaskSpec
 
 
 def metrics_table(title: str, metrics: dict[str, dict[str, float]]) -> Table:
@@ -26,6 +27,22 @@ def metrics_table(title: str, metrics: dict[str, dict[str, float]]) -> Table:
 def _range(tensor: Tensor) -> str:
     shape = " x ".join(map(str, tensor.shape))
     return f"{tensor.min():.3f} to {tensor.max():.3f} ({shape})"
+
+
+def rungs_table(spec: TaskSpec) -> Table:
+    """What was tried, the simplest first; the task's own in bold."""
+    header = ("rung", "numbers", "log-loss", "above the best", "accuracy")
+    table = Table(*header, title="rungs, on held-out rows")
+    for rung in spec.calibration.rungs:
+        table.add_row(
+            rung.name,
+            str(rung.numbers),
+            f"{rung.log_loss:.4f}",
+            f"{rung.excess:+.4f} ± {rung.standard_error:.4f}",
+            f"{rung.accuracy:.4f}",
+            style="bold" if rung.name == spec.rung else None,
+        )
+    return table
 
 
 def artifact_table(artifact: Artifact, signature: str) -> Table:

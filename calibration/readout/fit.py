@@ -15,7 +15,8 @@ from calibration.readout.folds import FOLDS
 from calibration.readout.reader import mean_removed
 from calibration.readout.stack import BALANCE, BIAS, SHARPNESS, TEMPERATURE, Sums, fit_stacks
 from calibration.readout.statistics import Doubles, Statistics, total
-from ifedicl_serve.contract.spec import ReadoutKind, TensorName
+from ifedicl_serve.contract.injection import TensorName
+from ifedicl_serve.contract.spec import ReadoutKind
 
 
 class Told(Sums, Protocol):

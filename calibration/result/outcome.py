@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from calibration.stages.evaluate import Metrics
-from calibration.state import State
+from calibration.calibrate import Calibrated
 from ifedicl_serve.contract.artifact import Artifact
 
 
@@ -12,7 +11,5 @@ class Outcome:
     """The artifact, and what only the report tells."""
 
     artifact: Artifact
-    state: State
-    before: Metrics
-    after: Metrics
+    done: Calibrated
     warnings: list[str]

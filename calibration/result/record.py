@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from statistics import fmean
 
+from calibration.calibrate import Calibrated
+from calibration.ladder import Rung
 from calibration.settings import Settings
-from calibration.stages.evaluate import DIGITS, Metrics
+from calibration.stages.judge import DIGITS, Measured, Metrics
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.spec import CalibrationRecord, TaskSpec
+from ifedicl_serve.contract.spec import CalibrationRecord, RungRecord, TaskSpec
 
 FLOAT32_BYTES = 4
 PACKAGES = ("torch", "transformers")
-Losses = Sequence[Sequence[Sequence[float]]]  # by round, client and step
 
 
 def calibration_spec(
@@ -27,63 +28,91 @@ def calibration_spec(
     settings: Settings,
     client_sizes: Sequence[int],
     vector_bytes: int,
-    measured: Metrics,
     circumstances: dict[str, int | float | str],
-    losses: Losses = (),
+    done: Calibrated | None = None,
 ) -> TaskSpec:
     """`task.json`: nothing in it depends on when or how fast the run went.
 
     `shape` is that of the context vector, `vector_bytes` what it weighs on the wire, and
-    `circumstances` join the settings in the record.
+    `circumstances` join the settings in the record. Without `done`, of a task yet to be made.
     """
+    adapts = done is None or done.rung.fit != "none"
     return TaskSpec(
         name=task.name,
         prompt=task.prompt,
         labels=task.labels,
-        layers=settings.layers,
-        sites=settings.sites,
-        extent=settings.extent,
+        layers=settings.layers if adapts else (),
+        sites=settings.sites if adapts else (),
+        extent=settings.extent if adapts else "all",
         num_layers=shape[0],
         hidden_size=shape[2],
         model=identity,
         calibration=CalibrationRecord(
             loss=settings.loss,
             rounds=settings.rounds,
-            round_losses=round_losses(losses),
+            round_losses=round_losses(done) if done else (),
             seed=settings.seed,
             client_sizes=tuple(client_sizes),
             settings=settings.record() | circumstances,
-            metrics=measured,
-            wire_bytes=wire_bytes(shape, vector_bytes, settings.rounds, len(client_sizes)),
+            metrics=measurements(done.measured) if done else {},
+            rungs=rung_records(done, shape) if done else (),
+            wire_bytes=wire_bytes(done, shape, vector_bytes, len(client_sizes)) if done else {},
             versions=versions(),
         ),
     )
 
 
-def measurements(before: Metrics, after: Metrics, rows: int) -> Metrics:
-    """Held-out metrics under the names they have in an artifact."""
-    zero_shot = {f"zero_shot_{name}": value for name, value in before.items()}
-    adapted = {f"adapted_{name}": value for name, value in after.items()}
-    return zero_shot | adapted | {"held_out": float(rows)}
+def measurements(measured: Measured) -> Metrics:
+    """Metrics under the names they have in an artifact."""
+    zero_shot = {f"zero_shot_{name}": value for name, value in measured.before.items()}
+    adapted = {f"adapted_{name}": value for name, value in measured.after.items()}
+    return zero_shot | adapted | {"held_out": float(measured.rows)}
 
 
-def round_losses(losses: Losses) -> tuple[float, ...]:
-    """Each round's mean over all clients' steps; none if the clients of a round withheld theirs."""
+def round_losses(done: Calibrated) -> tuple[float, ...]:
+    """Each round's mean over all clients' steps, of what was fitted at the sites; none if the
+    clients of a round withheld theirs."""
+    losses = done.state.losses.get(done.rung.fit, [])  # type: ignore[call-overload]
     rounds = [[loss for steps in clients for loss in steps] for clients in losses]
     return tuple(round(fmean(steps), DIGITS) for steps in rounds) if all(rounds) else ()
 
 
+def rung_records(done: Calibrated, shape: tuple[int, int, int]) -> tuple[RungRecord, ...]:
+    """What was said of each rung that was tried."""
+    return tuple(
+        RungRecord(
+            name=trial.rung.name,
+            numbers=numbers(trial.rung, done.labels, shape),
+            log_loss=trial.metrics["log_loss"],
+            excess=round(trial.excess, DIGITS),
+            standard_error=round(trial.standard_error, DIGITS),
+            accuracy=trial.metrics["accuracy"],
+        )
+        for trial in done.trials
+    )
+
+
+def numbers(rung: Rung, labels: int, shape: tuple[int, int, int]) -> int:
+    """How many numbers of a task with so many labels are fitted on a rung."""
+    layers, sites, hidden = shape
+    at_sites = {"none": 0, "coefficients": 2, "channels": 2 * hidden}[rung.fit] * layers * sites
+    read_out = {"none": 0, "bias": 1 + labels, "head": 1 + labels * (1 + hidden)}[rung.readout]
+    return at_sites + read_out
+
+
 def wire_bytes(
-    shape: tuple[int, int, int], vector_bytes: int, rounds: int, clients: int
+    done: Calibrated, shape: tuple[int, int, int], vector_bytes: int, clients: int
 ) -> dict[str, int]:
-    """Payload bytes of a federation, headers aside; coefficients travel in float32."""
+    """Payload bytes of a federation, headers aside, of a client and each way: the context vector
+    once and values a round, for what was fitted at the sites."""
     layers, sites, _ = shape
-    coefficients = FLOAT32_BYTES * layers * sites * 2
-    return {
-        "context_vector_per_client_each_way": vector_bytes,
-        "coefficients_per_client_and_round_each_way": coefficients,
-        "total": 2 * clients * (vector_bytes + rounds * coefficients),
-    }
+    told = {"context_vector_per_client_each_way": vector_bytes} if done.state.values else {}
+    total = 2 * clients * sum(told.values())
+    for fit in done.state.values:
+        a_round = 2 * vector_bytes if fit == "channels" else FLOAT32_BYTES * layers * sites * 2
+        told[f"{fit}_per_client_and_round_each_way"] = a_round
+        total += 2 * clients * done.state.rounds_done(fit) * a_round
+    return told | {"total": total}
 
 
 def versions() -> dict[str, str]:

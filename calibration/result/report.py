@@ -8,19 +8,26 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from calibration.model.sites import SiteFit
 from calibration.result.figures import draw_coefficients, draw_losses
 from calibration.result.outcome import Outcome
+from calibration.result.record import FLOAT32_BYTES
+from calibration.stages.judge import Measured
+from calibration.state import State
 from ifedicl_serve.contract.spec import TaskSpec
 
-LOSS_FIGURE, COEFFICIENT_FIGURE = "loss.png", "coefficients.png"
+COEFFICIENT_FIGURE = "coefficients.png"
 
 
 def write_report(outcome: Outcome, seconds: dict[str, float], folder: Path) -> Path:
     """Write the report into `folder` and return the path of its Markdown file."""
     folder.mkdir(parents=True, exist_ok=True)
-    if any(outcome.state.losses[0]):
-        draw_losses(outcome.state.losses, outcome.state.clients, folder / LOSS_FIGURE)
-    draw_coefficients(outcome.artifact.coefficients, folder / COEFFICIENT_FIGURE)
+    state = outcome.done.state
+    for fit, losses in state.losses.items():
+        if any(losses[0]):
+            draw_losses(losses, state.clients, folder / loss_figure(fit))
+    if "coefficients" in state.values:
+        draw_coefficients(state.best("coefficients"), folder / COEFFICIENT_FIGURE)
     path = folder / "report.md"
     path.write_text(markdown(outcome, seconds), encoding="utf-8")
     return path
@@ -28,22 +35,21 @@ def write_report(outcome: Outcome, seconds: dict[str, float], folder: Path) -> P
 
 def markdown(outcome: Outcome, seconds: dict[str, float]) -> str:
     """The report's text."""
-    spec = outcome.artifact.spec
+    spec, done = outcome.artifact.spec, outcome.done
     sections = [
         f"# Calibration of task `{spec.name}`",
         _summary(spec, outcome.artifact.digest),
         "## Warnings",
         "\n".join(f"- {warning}" for warning in outcome.warnings) or "None.",
         "## Held-out rows",
-        _accuracy(outcome),
-        "## Loss",
-        _losses(outcome.state.losses, outcome.state.clients),
-        "## Coefficients",
-        f"![lambda and beta by layer and site]({COEFFICIENT_FIGURE})",
+        _accuracy(done.measured),
+        "## Rungs",
+        _rungs(spec),
+        *_fits(done.state),
         "## Bytes on the wire",
         "Tensor values only, as each client sends and receives them.",
         _table(("stage", "bytes"), spec.calibration.wire_bytes.items()),
-        *_measured_bytes(outcome.state.federation),
+        *_measured_bytes(done.state.federation),
         "## Settings",
         _table(("setting", "value"), spec.calibration.settings.items()),
         "## Time and versions",
@@ -51,6 +57,11 @@ def markdown(outcome: Outcome, seconds: dict[str, float]) -> str:
         _table(("package", "version"), spec.calibration.versions.items()),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def loss_figure(fit: SiteFit) -> str:
+    """The file of a fit's losses."""
+    return f"loss-{fit}.png"
 
 
 def _summary(spec: TaskSpec, digest: str) -> str:
@@ -66,6 +77,8 @@ def _summary(spec: TaskSpec, digest: str) -> str:
         [
             f"- base model: {spec.model.name} ({spec.model.architecture})",
             f"- artifact digest: `{digest}`",
+            f"- rung: {spec.rung}, adapting "
+            + ("nothing" if spec.fit == "none" else f"{spec.extent} tokens"),
             f"- clients: {len(spec.calibration.client_sizes)}, examples: {sizes}",
             f"- prompt: `{template}`",
             f"- labels: {labels}",
@@ -73,18 +86,62 @@ def _summary(spec: TaskSpec, digest: str) -> str:
     )
 
 
-def _accuracy(outcome: Outcome) -> str:
-    if not outcome.before:
+def _accuracy(measured: Measured) -> str:
+    if not measured.rows:
         return "None were held out, so nothing was measured."
-    count = int(outcome.artifact.spec.calibration.metrics["held_out"])
     rows = (
-        (name.replace("_", "-"), f"{outcome.before[name]:.4f}", f"{outcome.after[name]:.4f}")
-        for name in outcome.before
+        (name.replace("_", "-"), f"{value:.4f}", f"{measured.after[name]:.4f}")
+        for name, value in measured.before.items()
     )
-    return f"{count} rows no client fitted to.\n\n" + _table(("", "zero-shot", "adapted"), rows)
+    said = f"{measured.rows} rows, each classified by what was fitted to others."
+    return f"{said}\n\n" + _table(("", "zero-shot", "adapted"), rows)
 
 
-def _losses(losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int]) -> str:
+def _rungs(spec: TaskSpec) -> str:
+    """All that were tried, the simplest first, with what they cost."""
+    rungs = spec.calibration.rungs
+    if not rungs:
+        return f"`{spec.rung}`, without rows to judge it by."
+    rows = (
+        (
+            f"**{rung.name}**" if rung.name == spec.rung else rung.name,
+            rung.numbers,
+            f"{FLOAT32_BYTES * rung.numbers:,}",
+            f"{rung.log_loss:.4f}",
+            f"{rung.excess:+.4f} ± {rung.standard_error:.4f}",
+            f"{rung.accuracy:.4f}",
+        )
+        for rung in rungs
+    )
+    header = ("rung", "numbers", "bytes", "log-loss", "above the best", "accuracy")
+    note = (
+        "The task has the one in bold. Of rungs that do the same at the sites it is the one of the "
+        "lowest log-loss; of those, the simplest within one standard error of the best. How long "
+        "each stage took stands below."
+    )
+    return f"{note}\n\n" + _table(header, rows)
+
+
+def _fits(state: State) -> list[str]:
+    """What was fitted at the sites, whether or not the task has it."""
+    sections = []
+    for fit, losses in state.losses.items():
+        sections += [f"## Loss: {fit}", _losses(fit, losses, state.clients)]
+    if state.held_out:
+        told = ((number, f"{loss:.4f}") for number, loss in enumerate(state.held_out, start=1))
+        sections += ["On held-out rows, after each round; the lowest is kept:"]
+        sections += [_table(("round", "loss"), told)]
+    if "coefficients" in state.values:
+        sections += [
+            "## Coefficients",
+            f"![lambda and beta by layer and site]({COEFFICIENT_FIGURE})",
+        ]
+    return sections
+
+
+def _losses(
+    fit: SiteFit, losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int]
+) -> str:
     if not any(losses[0]):
         return "Withheld by the clients for privacy."
     header = ("round", *(f"client {client}" for client in clients))
@@ -92,7 +149,7 @@ def _losses(losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int])
         (str(number), *(f"{fmean(steps):.4f}" if steps else "-" for steps in one_round))
         for number, one_round in enumerate(losses, start=1)
     )
-    figure = f"![loss of every step, by client]({LOSS_FIGURE})"
+    figure = f"![loss of every step, by client]({loss_figure(fit)})"
     return f"{figure}\n\nMean over the round's steps:\n\n" + _table(header, rows)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from calibration.model.sites import SiteFit
 from calibration.stages.extract import ClientVector
 from ifedicl_serve.contract.injection import SITES
 
@@ -66,9 +67,9 @@ def absent_signs(vectors: Mapping[int, ClientVector]) -> list[str]:
     ]
 
 
-def round_signs(history: Tensor, updates: Mapping[int, Tensor]) -> list[str]:
-    """Coefficients that diverge, from `history` [rounds + 1, layers, 2, 2] and the client
-    coefficients of the last round."""
+def round_signs(fit: SiteFit, history: Tensor, updates: Mapping[int, Tensor]) -> list[str]:
+    """Values that diverge, from `history` [rounds + 1, layers, 2, ...] and those of each client
+    after the last round."""
     signs = []
     finished = len(history) - 1
     mean = torch.stack(list(updates.values())).mean(dim=0)
@@ -76,25 +77,27 @@ def round_signs(history: Tensor, updates: Mapping[int, Tensor]) -> list[str]:
         distance = _rms(update - mean)
         if distance > CLIENT_SPREAD:
             signs.append(
-                f"round {finished}: coefficients of client {client} are {distance:.2f} away from "
+                f"round {finished}: {fit} of client {client} are {distance:.2f} away from "
                 f"the clients' mean (expected below {CLIENT_SPREAD:g}): its data disagrees with "
                 "the others'; use fewer local steps or a lower learning rate"
             )
     moves = [_rms(step) for step in history.diff(dim=0)]
     if finished > 1 and moves[-1] > ROUND_GROWTH * moves[-2] and moves[-1] > CLIENT_SPREAD:
         signs.append(
-            f"round {finished}: coefficients moved {moves[-1]:.2f}, {moves[-2]:.2f} the round "
+            f"round {finished}: {fit} moved {moves[-1]:.2f}, {moves[-2]:.2f} the round "
             "before: they are not settling; lower the learning rate"
         )
     if (largest := float(history[-1].abs().max())) > LARGE_COEFFICIENT:
         signs.append(
-            f"round {finished}: a coefficient reached {largest:.1f} (expected within "
+            f"round {finished}: {fit} reached {largest:.1f} (expected within "
             f"{LARGE_COEFFICIENT:g}): the model is being overwritten; lower the learning rate"
         )
     return signs
 
 
-def loss_signs(losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int]) -> list[str]:
+def loss_signs(
+    fit: SiteFit, losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[int]
+) -> list[str]:
     """Losses [rounds][clients][steps] that did not fall; a client that sent none has none."""
     signs = []
     for position, client in enumerate(clients):
@@ -105,8 +108,9 @@ def loss_signs(losses: Sequence[Sequence[Sequence[float]]], clients: Sequence[in
         first, last = _mean(steps[:quarter]), _mean(steps[-quarter:])
         if not last < first:
             signs.append(
-                f"loss of client {client} did not fall ({first:.3f} in the first quarter of its "
-                f"steps, {last:.3f} in the last); train longer or change the learning rate"
+                f"loss of client {client} did not fall with {fit} ({first:.3f} in the first "
+                f"quarter of its steps, {last:.3f} in the last); train longer or change the "
+                "learning rate"
             )
     return signs
 

@@ -1,39 +1,44 @@
 """A calibration whose clients are all in this process."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from math import prod
+from operator import add
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
-from calibration.calibrate import calibrate
+from calibration.calibrate import Calibrated, calibrate
 from calibration.data.examples import Example
+from calibration.data.rows import Rows
+from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel
+from calibration.model.sites import SiteFit
+from calibration.readout.fit import Stack
+from calibration.readout.reader import Readers
 from calibration.result.outcome import Outcome
-from calibration.result.record import (
-    FLOAT32_BYTES,
-    Losses,
-    calibration_spec,
-    measurements,
-)
+from calibration.result.record import FLOAT32_BYTES, calibration_spec
 from calibration.run.progress import Progress
 from calibration.run.recorder import Recorder
 from calibration.settings import Settings
-from calibration.stages.evaluate import NOTHING, Measured, before_and_after
+from calibration.stages.evaluate import before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
+from calibration.stages.judge import Judgement
+from calibration.stages.read import Read, features_of, judge_rows, read_rows
 from calibration.state import State, StateStore, fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES
-from ifedicl_serve.contract.spec import TaskSpec
+from ifedicl_serve.contract.spec import Fit, TaskSpec
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a calibration is made of. `held_out` is measured on, never fitted to.
+    """Everything a calibration is made of. `test` is measured on and nothing else.
 
     Metrics are exact and published: with private settings those rows must be public.
     """
@@ -41,8 +46,8 @@ class Job:
     model: HookedModel
     identity: ModelIdentity
     task: TaskDefinition
-    clients: Sequence[Sequence[Example]]
-    held_out: Sequence[Example]
+    clients: Sequence[Rows]
+    test: Sequence[Example]
     settings: Settings
 
     def fingerprint(self) -> str:
@@ -56,13 +61,18 @@ class Job:
             self.task.prompt.model_dump(),
             [label.model_dump() for label in self.task.labels],
             self.settings.record(),
-            [[(example.text, example.label) for example in client] for client in self.clients],
-            [(example.text, example.label) for example in self.held_out],
+            [[_plain(part) for part in rows] for rows in self.clients],
+            _plain(self.test),
         )
 
 
-def task_spec(job: Job, measured: Measured = NOTHING, losses: Losses = ()) -> TaskSpec:
-    """`task.json` of a calibration in one process."""
+def _plain(examples: Sequence[Example]) -> list[tuple[str, str]]:
+    return [(example.text, example.label) for example in examples]
+
+
+def task_spec(job: Job, done: Calibrated | None = None) -> TaskSpec:
+    """`task.json` of a calibration in one process; before it has begun, to see whether it can be
+    written."""
     shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
     precision = str(job.model.network.dtype).split(".")[1]
     return calibration_spec(
@@ -70,32 +80,42 @@ def task_spec(job: Job, measured: Measured = NOTHING, losses: Losses = ()) -> Ta
         job.identity,
         shape,
         job.settings,
-        client_sizes=[len(client) for client in job.clients],
+        client_sizes=[len(rows.train) for rows in job.clients],
         vector_bytes=FLOAT32_BYTES * prod(shape),
-        measured=measurements(*measured),
         circumstances={"dtype": precision},
-        losses=losses,
+        done=done,
     )
 
 
 class LocalClients:
-    """Every client's examples, and the model that all of them run."""
+    """Every client's rows, and the model that all of them run."""
 
     def __init__(
         self,
         model: HookedModel,
         task: TaskDefinition,
-        parts: Sequence[Sequence[Example]],
+        parts: Sequence[Rows],
         settings: Settings,
         progress: Progress,
     ) -> None:
         self.model, self.task, self.parts = model, task, parts
         self.settings, self.progress = settings, progress
+        self._reads: list[dict[str, Read]] = [{} for _ in parts]
 
     @property
     def numbers(self) -> Sequence[int]:
         """In the order of their data."""
         return range(len(self.parts))
+
+    @property
+    def labels(self) -> int:
+        """Those of the task."""
+        return len(self.task.labels)
+
+    @property
+    def held_out(self) -> int:
+        """Of all clients."""
+        return sum(len(rows.held_out) for rows in self.parts)
 
     def vectors(self) -> dict[int, ClientVector]:
         """One after the other."""
@@ -104,44 +124,67 @@ class LocalClients:
     def vector(self, client: int) -> ClientVector:
         """Stage 1 of one client."""
         self.progress.extracting(client, len(self.parts))
-        return extract_vector(self.model, self.task, self.parts[client], self.settings, client)
+        return extract_vector(
+            self.model, self.task, self.parts[client].train, self.settings, client
+        )
 
-    def received(self, context_vector: Tensor) -> Tensor:
+    def received(self, values: Tensor) -> Tensor:
         """As it is: there is no wire."""
-        return context_vector
+        return values
 
-    def fit(self, state: State) -> dict[int, ClientUpdate]:
+    def fit(self, state: State, fit: SiteFit) -> dict[int, ClientUpdate]:
         """One after the other."""
-        return {client: self.update(client, state) for client in self.numbers}
+        return {client: self.update(client, state, fit) for client in self.numbers}
 
-    def update(self, client: int, state: State) -> ClientUpdate:
+    def update(self, client: int, state: State, fit: SiteFit) -> ClientUpdate:
         """A round of stage 2 of one client."""
+        assert state.context_vector is not None
         return fit_round(
             self.model,
             self.task,
-            self.parts[client],
+            self.parts[client].train,
+            fit,
             state.context_vector,
-            state.current,
+            state.current(fit),
             self.settings,
             client,
-            state.rounds_done,
-            self.progress.fitting(client, state.rounds_done),
+            state.rounds_done(fit),
+            self.progress.fitting(fit, client, state.rounds_done(fit)),
         )
+
+    def held_out_loss(self, state: State, fit: SiteFit) -> float | None:
+        """Over all clients' rows together."""
+        rows = [row for part in self.parts for row in part.held_out]
+        if not rows:
+            return None
+        injection = state.injection(fit, state.current(fit))
+        features = features_of(self.model, self.task, rows, injection, self.settings)
+        labels = self.task.indices(rows)
+        return -float(features.log_probs[np.arange(len(rows)), labels].mean())
+
+    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> Readers:
+        """Of every client."""
+        self.progress.reading(fit)
+        by_held_out = self.held_out > 0 and any(rung.fit != "none" for rung in rungs)
+        injection = state.injection(fit)
+        for rows, reads in zip(self.parts, self._reads, strict=True):
+            reads[fit] = read_rows(
+                self.model, self.task, rows, injection, self.settings, by_held_out
+            )
+        return Readers([reads[fit].reader for reads in self._reads])
+
+    def judge(self, rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]) -> Judgement:
+        """By the rows of `readers`."""
+        return reduce(add, (judge_rows(reads, rungs, stacks) for reads in self._reads))
 
 
 def calibrate_here(job: Job, folder: Path, store: StateStore, progress: Progress) -> Outcome:
     """Calibrate a task, going on from a saved state if there is one, and save its artifact."""
     clients = LocalClients(job.model, job.task, job.clients, job.settings, progress)
     recorder = Recorder(job.settings, store.load(), store, progress)
-    state = calibrate(clients, job.settings, recorder)
-    measured = _measured(job, state, progress)
-    return recorder.finished(state, measured, task_spec(job, measured, state.losses), folder)
-
-
-def _measured(job: Job, state: State, progress: Progress) -> Measured:
-    if not job.held_out:
-        return NOTHING
-    progress.evaluating(len(job.held_out))
-    return before_and_after(
-        job.model, job.task, job.held_out, job.settings, state.context_vector, state.current
-    )
+    done = calibrate(clients, job.settings, recorder)
+    if job.test:
+        progress.evaluating(len(job.test))
+        measured = before_and_after(job.model, job.task, job.test, job.settings, done.tensors)
+        done = replace(done, measured=measured)
+    return recorder.finished(done, task_spec(job, done), folder)

@@ -6,7 +6,9 @@ Calibration calls these methods; who shows what (a console, Flower's log) overri
 import time
 from collections.abc import Mapping, Sequence
 
+from calibration.model.sites import SiteFit
 from calibration.stages.fit import OnStep
+from ifedicl_serve.contract.spec import Fit
 
 
 class Progress:
@@ -21,12 +23,18 @@ class Progress:
         """A client is about to extract its vector."""
         self._enter("extract")
 
-    def fitting(self, client: int, round_index: int) -> OnStep:
+    def fitting(self, fit: SiteFit, client: int, round_index: int) -> OnStep:
         """A client is about to fit; the result is called after each of its steps."""
-        self._enter("fit")
+        self._enter(f"fit {fit}")
         return lambda step, loss: None
 
-    def round_done(self, rounds_done: int, losses: Mapping[int, Sequence[float]]) -> None:
+    def reading(self, fit: Fit) -> None:
+        """Clients are about to read their rows, and to fit readouts of what they read."""
+        self._enter("read" if fit == "none" else f"read {fit}")
+
+    def round_done(
+        self, fit: SiteFit, rounds_done: int, losses: Mapping[int, Sequence[float]]
+    ) -> None:
         """The server has averaged a round; `losses` of the clients' steps, none if withheld."""
 
     def evaluating(self, rows: int) -> None:

@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calibration.calibrate import Watch
+from calibration.calibrate import Calibrated, Watch
+from calibration.ladder import ZERO_SHOT
+from calibration.model.sites import SiteFit
 from calibration.result.outcome import Outcome
 from calibration.result.signs import (
     absent_signs,
@@ -17,7 +19,6 @@ from calibration.result.signs import (
 )
 from calibration.run.progress import Progress
 from calibration.settings import Settings
-from calibration.stages.evaluate import Measured
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
 from calibration.state import State, StateStore
@@ -47,29 +48,32 @@ class Recorder(Watch):
     def began(self, state: State, vectors: Mapping[int, ClientVector]) -> State:
         """Warn of clients and of the vector."""
         vector = state.context_vector
+        assert vector is not None
         mask = adapted_mask(len(vector), self.settings.layers, self.settings.sites)
         signs = client_signs(vectors) + absent_signs(vectors) + vector_signs(vector, mask)
         return self._kept(state, signs)
 
-    def round_done(self, state: State, updates: Mapping[int, ClientUpdate]) -> State:
-        """Tell the losses, and warn of coefficients that diverge."""
+    def round_done(self, state: State, fit: SiteFit, updates: Mapping[int, ClientUpdate]) -> State:
+        """Tell the losses, and warn of values that diverge."""
         state = replace(state, federation=self.federation())
-        self.progress.round_done(
-            state.rounds_done, dict(zip(state.clients, state.losses[-1], strict=True))
-        )
-        sent = {client: update.coefficients for client, update in updates.items()}
-        return self._kept(state, round_signs(state.coefficients, sent))
+        losses = dict(zip(state.clients, state.losses[fit][-1], strict=True))
+        self.progress.round_done(fit, state.rounds_done(fit), losses)
+        sent = {client: update.values for client, update in updates.items()}
+        return self._kept(state, round_signs(fit, state.values[fit], sent))
 
-    def finished(self, state: State, measured: Measured, spec: TaskSpec, folder: Path) -> Outcome:
+    def finished(self, done: Calibrated, spec: TaskSpec, folder: Path) -> Outcome:
         """Warn of a task that is of no use, write it, and forget the state."""
-        late = loss_signs(state.losses, state.clients)
-        if measured.rows:
-            late += benefit_signs(measured.before, measured.after)
+        late = [
+            sign
+            for fit, losses in done.state.losses.items()
+            for sign in loss_signs(fit, losses, done.state.clients)
+        ]
+        if done.measured.rows and done.rung != ZERO_SHOT:
+            late += benefit_signs(done.measured.before, done.measured.after)
         self.progress.warn(late)
-        artifact = save_artifact(spec, state.tensors, folder)
+        artifact = save_artifact(spec, done.tensors, folder)
         self.store.remove()
-        warnings = state.warnings + late
-        return Outcome(artifact, state, measured.before, measured.after, warnings)
+        return Outcome(artifact, done, done.state.warnings + late)
 
     def _kept(self, state: State, warnings: list[str]) -> State:
         self.progress.warn(warnings)

@@ -33,8 +33,8 @@ def aggregate_vectors(vectors: Sequence[ClientVector], rule: Aggregate = fedavg)
 
 
 def aggregate_updates(updates: Sequence[ClientUpdate], rule: Aggregate = fedavg) -> Tensor:
-    """The coefficients [layers, 2, 2] that open the next round."""
-    return rule([client.coefficients for client in updates], [u.count for u in updates])
+    """The values [layers, 2, ...] that open the next round."""
+    return rule([client.values for client in updates], [u.count for u in updates])
 
 
 def check_tensors(tensors: Sequence[Tensor], counts: Sequence[int]) -> None:

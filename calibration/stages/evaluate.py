@@ -4,8 +4,7 @@ Knows label log-probabilities and true labels; accuracy, log-loss and macro-F1 c
 scikit-learn.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,26 +15,14 @@ from calibration.data.demonstrations import choose_demonstrations
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel, injected
 from calibration.model.score import Features, FloatArray, label_features, label_log_probs
+from calibration.readout.stack import log_softmax
 from calibration.settings import Settings
+from calibration.stages.judge import DIGITS, Measured, Metrics
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import Artifact
-from ifedicl_serve.contract.injection import Injection, adapted_mask, fold
+from ifedicl_serve.contract.injection import Injection, TensorName, adapted_mask
 from ifedicl_serve.contract.readout import Readout, row_scores
 from ifedicl_serve.contract.spec import Extent
-
-Metrics = dict[str, float]
-DIGITS = 6  # kept in artifact and reports
-
-
-class Measured(NamedTuple):
-    """Zero-shot and adapted metrics of so many held-out rows; none of none."""
-
-    before: Metrics
-    after: Metrics
-    rows: int
-
-
-NOTHING = Measured({}, {}, 0)
 
 
 class Evaluation:
@@ -121,15 +108,18 @@ def before_and_after(
     task: TaskDefinition,
     examples: Sequence[Example],
     settings: Settings,
-    context_vector: Tensor,
-    coefficients: Tensor,
+    tensors: Mapping[TensorName, Tensor],
 ) -> Measured:
-    """Zero-shot and adapted metrics on held-out examples."""
+    """Zero-shot metrics and those of a task's tensors, on examples that it was not made of."""
     evaluation = Evaluation(model, task, examples)
-    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
-    adapted = evaluation.adapted(fold(context_vector, coefficients), mask, settings.extent)
-    before = evaluation.metrics(evaluation.zero_shot())
-    return Measured(before, evaluation.metrics(adapted), len(examples))
+    before = evaluation.zero_shot()
+    injection, readout = Injection.of(tensors), Readout.of(tensors)
+    if injection is None:
+        after = read_out(evaluation.features(evaluation.texts), readout)
+    else:
+        mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
+        after = evaluation.adapted(injection, mask, settings.extent, readout)
+    return Measured(evaluation.metrics(before), evaluation.metrics(after), len(examples))
 
 
 def read_out(features: Features, readout: Readout | None) -> FloatArray:
@@ -154,9 +144,3 @@ def metrics(log_probs: FloatArray, truth: npt.NDArray[np.int_]) -> Metrics:
         "macro_f1": f1_score(truth, predicted, average="macro", zero_division=0.0),
     }
     return {name: round(float(value), DIGITS) for name, value in values.items()}
-
-
-def log_softmax(logits: npt.NDArray) -> npt.NDArray:
-    """Normalise the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

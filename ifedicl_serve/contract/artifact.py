@@ -22,11 +22,18 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES, Injection, adapted_mask, fold
+from ifedicl_serve.contract.injection import (
+    BETA,
+    LAMBDA,
+    SITES,
+    Injection,
+    TensorName,
+    adapted_mask,
+)
 from ifedicl_serve.contract.readout import Readout
 from ifedicl_serve.contract.schema_1 import upgraded
 from ifedicl_serve.contract.signing import TrustedKeys
-from ifedicl_serve.contract.spec import MAX_LABELS, SCHEMA_VERSION, TaskSpec, TensorName
+from ifedicl_serve.contract.spec import MAX_LABELS, SCHEMA_VERSION, TaskSpec
 from ifedicl_serve.errors import ArtifactError, PromptError
 from ifedicl_serve.files.reading import read_file
 from ifedicl_serve.files.writing import write_folder
@@ -57,24 +64,13 @@ class Artifact:
     @cached_property
     def injection(self) -> Injection:
         """What is done at the sites; the identity if the task adapts none."""
-        match self.spec.fit:
-            case "channels":
-                return Injection(self.tensors["scale"], self.tensors["shift"])
-            case "coefficients":
-                return fold(self.context_vector, self.coefficients)
-            case "none":
-                return Injection.identity(self.spec.num_layers, self.spec.hidden_size)
+        injection = Injection.of(self.tensors)
+        return injection or Injection.identity(self.spec.num_layers, self.spec.hidden_size)
 
     @cached_property
     def readout(self) -> Readout | None:
         """What is done with the labels' scores."""
-        if self.spec.readout == "none":
-            return None
-        return Readout(
-            self.tensors["sharpness"].item(),
-            self.tensors["bias"].numpy(),
-            self.tensors.get("label_rows"),
-        )
+        return Readout.of(self.tensors)
 
 
 def save_artifact(spec: TaskSpec, tensors: Mapping[TensorName, Tensor], folder: Path) -> Artifact:

@@ -9,7 +9,7 @@
 so its coefficients are folded into `scale` and `shift`, and no worker knows of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,6 +18,9 @@ from torch import Tensor
 
 Site = Literal["attn", "mlp"]
 SITES: tuple[Site, ...] = get_args(Site)
+TensorName = Literal[
+    "bias", "coefficients", "context_vector", "label_rows", "scale", "sharpness", "shift"
+]
 
 LAMBDA, BETA = 0, 1  # positions in the last axis of the coefficients
 LAMBDA_START, BETA_START = 0.1, 1.0
@@ -60,6 +63,15 @@ class Injection:
 
     scale: Tensor
     shift: Tensor
+
+    @classmethod
+    def of(cls, tensors: Mapping[TensorName, Tensor]) -> "Injection | None":
+        """That of an artifact's tensors; None if they adapt no site."""
+        if "scale" in tensors:
+            return cls(tensors["scale"], tensors["shift"])
+        if "coefficients" in tensors:
+            return fold(tensors["context_vector"], tensors["coefficients"])
+        return None
 
     @classmethod
     def identity(cls, num_layers: int, hidden_size: int) -> "Injection":

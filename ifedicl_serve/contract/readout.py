@@ -7,11 +7,14 @@ one, behind the final norm, that the first token to tell labels apart is predict
 may be absent, and is the identity then.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+from ifedicl_serve.contract.injection import TensorName
 
 Floats = npt.NDArray[np.floating]
 
@@ -26,6 +29,14 @@ class Readout:
     sharpness: float
     bias: npt.NDArray[np.float32]
     label_rows: Tensor | None = None
+
+    @classmethod
+    def of(cls, tensors: Mapping[TensorName, Tensor]) -> "Readout | None":
+        """That of an artifact's tensors; None if they have none."""
+        if "sharpness" not in tensors:
+            return None
+        sharpness, bias = tensors["sharpness"].item(), tensors["bias"].numpy()
+        return cls(sharpness, bias, tensors.get("label_rows"))
 
     def __call__(self, log_probs: Floats, row_scores: Floats | None) -> npt.NDArray[np.float64]:
         """Label log-probabilities [..., labels] from those of the model and `row_scores`

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import Site
+from ifedicl_serve.contract.injection import Site, TensorName
 from ifedicl_serve.contract.prompt import PromptTemplate
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -19,9 +19,7 @@ Extent = Literal["all", "tail"]
 EXTENTS: tuple[Extent, ...] = get_args(Extent)
 Fit = Literal["none", "coefficients", "channels"]
 ReadoutKind = Literal["none", "bias", "head"]
-TensorName = Literal[
-    "bias", "coefficients", "context_vector", "label_rows", "scale", "sharpness", "shift"
-]
+# What of a rung's tensors stands together. Any task may keep the context vector it is found by.
 COEFFICIENTS: frozenset[TensorName] = frozenset({"context_vector", "coefficients"})
 CHANNELS: frozenset[TensorName] = frozenset({"scale", "shift"})
 READOUT: frozenset[TensorName] = frozenset({"bias", "sharpness"})
@@ -113,13 +111,14 @@ class TaskSpec(BaseModel):
         held = set(self.tensors)
         if list(self.tensors) != sorted(held):
             raise ValueError(f"tensors {self.tensors} are not sorted, each once")
-        for group in (COEFFICIENTS, CHANNELS, READOUT):
+        for group in (CHANNELS, READOUT):
             if held & group not in (set(), group):
                 raise ValueError(
                     f"tensors {self.tensors} have some of {sorted(group)}, expected all or none"
                 )
-        if "label_rows" in held and not held >= READOUT:
-            raise ValueError(f"tensors {self.tensors} have label rows without a bias")
+        for name, group in (("coefficients", COEFFICIENTS), ("label_rows", READOUT)):
+            if name in held and not held >= group:
+                raise ValueError(f"tensors {self.tensors} have {name}, but not all {sorted(group)}")
         return self
 
     @property

@@ -103,9 +103,9 @@ def test_a_number_that_is_not_finite_is_refused(folder, name):
     ("tensors", "said"),
     [
         (["scale"], "have some of ['scale', 'shift'], expected all or none"),
-        (["coefficients"], "have some of ['coefficients', 'context_vector'], expected all or none"),
+        (["coefficients"], "have coefficients, but not all ['coefficients', 'context_vector']"),
         (["bias"], "have some of ['bias', 'sharpness'], expected all or none"),
-        (["label_rows"], "have label rows without a bias"),
+        (["label_rows"], "have label_rows, but not all ['bias', 'sharpness']"),
         (["shift", "scale"], "are not sorted, each once"),
         (["weights"], "tensors.0: Input should be 'bias', 'coefficients'"),
     ],

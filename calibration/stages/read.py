@@ -1,0 +1,87 @@
+"""Stage 3, on a client: its rows' features under a fit, and what they say of every rung.
+
+Features of the bare model come from all rows: a readout of them is fitted to nothing else. Those
+under an injection come from held-out rows, as the others were seen when it was fitted.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from calibration.data.examples import Example
+from calibration.data.rows import Rows
+from calibration.ladder import Rung
+from calibration.model.hooked import HookedModel, injected
+from calibration.model.score import Features, label_features
+from calibration.readout.fit import Stack
+from calibration.readout.folds import folds_of
+from calibration.readout.reader import Reader
+from calibration.readout.stack import log_softmax
+from calibration.settings import Settings
+from calibration.stages.judge import Judgement
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.injection import Injection, adapted_mask
+
+
+class Read(NamedTuple):
+    """A client's reader of a fit, and which of its rows rungs are judged by."""
+
+    reader: Reader
+    judged: npt.NDArray[np.bool_]
+
+
+def read_rows(
+    model: HookedModel,
+    task: TaskDefinition,
+    rows: Rows,
+    injection: Injection | None,
+    settings: Settings,
+    by_held_out: bool,
+) -> Read:
+    """Under an injection, or of the bare model (None). Rungs are judged by held-out rows, or by all
+    if those do (not `by_held_out`)."""
+    bare = injection is None
+    chosen = rows.everything if bare else list(rows.held_out if by_held_out else rows.train)
+    features = features_of(model, task, chosen, injection, settings)
+    judged = np.ones(len(chosen), dtype=bool)
+    if bare and by_held_out:
+        judged[: len(rows.train)] = False
+    labels = np.array(task.indices(chosen), dtype=int)
+    return Read(Reader(features, labels, folds_of(chosen)), judged)
+
+
+@torch.inference_mode()
+def features_of(
+    model: HookedModel,
+    task: TaskDefinition,
+    examples: Sequence[Example],
+    injection: Injection | None,
+    settings: Settings,
+) -> Features:
+    """What the model says of examples' texts."""
+    trie, tail = task.trie(model.tokenizer), task.tail_tokens(model.tokenizer)
+    prompts = [task.prompt.render(example.text) for example in examples]
+    if injection is None:
+        return label_features(model, prompts, trie, tail)
+    mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
+    with injected(model, injection, mask, settings.extent):
+        return label_features(model, prompts, trie, tail)
+
+
+def judge_rows(
+    reads: Mapping[str, Read], rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]
+) -> Judgement:
+    """A client's rows under every rung."""
+    log_probs = []
+    for rung in rungs:
+        reader, judged = reads[rung.fit]
+        stack = stacks.get(rung)
+        if stack is None:
+            log_probs.append(log_softmax(reader.log_probs)[judged])
+        else:
+            log_probs.append(reader.out_of_fold(stack.strength, stack.folds)[judged])
+    reader, judged = reads[rungs[0].fit]
+    return Judgement.of(log_probs, reader.labels[judged])
