@@ -18,6 +18,7 @@ from torch import Tensor
 from calibration.ladder import ZERO_SHOT, Rung, tried
 from calibration.model.sites import SITE_FITS, SiteFit, site_tensors
 from calibration.readout.fit import Stack, Told, fit_readout, readout_tensors
+from calibration.readout.metered import Metered
 from calibration.readout.statistics import Statistics
 from calibration.settings import Settings
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
@@ -53,7 +54,7 @@ class Clients(Protocol):
         ...
 
     def received(self, values: Tensor) -> Tensor:
-        """A tensor [layers, 2, hidden] as it arrives at the clients."""
+        """A tensor [layers, 2, ..., hidden] as it arrives at the clients."""
         ...
 
     def fit(self, state: State, fit: SiteFit) -> dict[int, ClientUpdate]:
@@ -92,7 +93,8 @@ class Watch:
 class Calibrated:
     """What a calibration arrives at: the rung that was chosen, its tensors, the rungs that were
     tried with what was said of each (none: there were no rows to judge by), and the metrics of
-    zero-shot and of the chosen one on so many rows, each predicted by what was fitted to others."""
+    zero-shot and of the chosen one on so many rows, each predicted by what was fitted to others.
+    `sums` counts what fitting readouts costs a client on a wire."""
 
     state: State
     rung: Rung
@@ -100,6 +102,7 @@ class Calibrated:
     labels: int
     trials: Sequence[Trial]
     measured: Measured
+    sums: Metered
 
 
 def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
@@ -124,6 +127,7 @@ def _fitted(
     while state.rounds_done(fit) < settings.rounds:
         updates = clients.fit(state, fit)
         mean = aggregate_updates(list(updates.values()), AGGREGATORS[settings.aggregation])
+        mean = clients.received(mean) if fit == "channels" else mean
         losses = [list(updates[n].losses) if n in updates else [] for n in clients.numbers]
         state = state.after_round(fit, mean, losses)
         if fit == "channels":
@@ -138,16 +142,18 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrate
     compared = rungs if ZERO_SHOT in rungs or not judging else (ZERO_SHOT, *rungs)
     stacks: dict[Rung, Stack] = {}
     told: dict[Fit, list[Statistics]] = {}
+    sums = Metered()
     for fit in dict.fromkeys(rung.fit for rung in compared):
         with_readout = [rung for rung in rungs if rung.fit == fit and rung.readout != "none"]
         if judging or with_readout:
-            readers = clients.readers(state, fit, rungs)
+            readers = sums.of(clients.readers(state, fit, rungs))
         if with_readout:
             told[fit] = readers.statistics()
             readers.learn(told[fit])
         for rung in with_readout:
             stacks[rung] = fit_readout(readers, clients.labels, rung.readout)
-    rung, trials, measured = rungs[-1], [], NOTHING
+    rung, measured = rungs[-1], NOTHING
+    trials: list[Trial] = []
     if judging:
         judgement = clients.judge(compared, stacks)
         rung, trials = choose(judgement, compared, rungs)
@@ -159,4 +165,4 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrate
         tensors |= site_tensors(rung.fit, state.context_vector, state.best(rung.fit))
     if rung in stacks:
         tensors |= readout_tensors(told[rung.fit], stacks[rung], rung.readout)
-    return Calibrated(state, rung, tensors, clients.labels, trials, measured)
+    return Calibrated(state, rung, tensors, clients.labels, trials, measured, sums)

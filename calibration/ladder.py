@@ -31,12 +31,13 @@ class Rung(NamedTuple):
 
 
 ZERO_SHOT = Rung("none", "none")
+PAPERS = Rung("coefficients", "none")
 # The simplest first: by what it costs to fit and to serve.
 LADDER = (
     ZERO_SHOT,
     Rung("none", "bias"),
     Rung("none", "head"),
-    Rung("coefficients", "none"),
+    PAPERS,
     Rung("coefficients", "bias"),
     Rung("coefficients", "head"),
     Rung("channels", "none"),
@@ -58,16 +59,38 @@ def rungs_of(fit: FitChoice, readout: ReadoutChoice) -> tuple[Rung, ...]:
     )
 
 
-def tried(settings: Settings, held_out: int) -> tuple[Rung, ...]:
-    """Of the rungs that were asked for, those that so many held-out rows can tell apart.
+def allowed(settings: Settings) -> tuple[Rung, ...]:
+    """Those of the rungs that were asked for that clients can fit. Raises DataError for none.
 
-    Private clients tell nothing of held-out rows, so what is left open to `auto` is the paper's.
+    A readout is fitted from sums over clients: they are not private yet, and in a sum nobody is
+    outvoted.
     """
     rungs = rungs_of(settings.fit, settings.readout)
-    if settings.private and len(rungs) > 1:
-        return tuple(rung for rung in rungs if rung == ("coefficients", "none")) or rungs[:1]
-    if settings.fit == "auto" and held_out < LEAST_HELD_OUT:
-        return tuple(rung for rung in rungs if rung.fit == "none")
+    if not settings.private and settings.aggregation == "fedavg":
+        return rungs
+    without = tuple(rung for rung in rungs if rung.readout == "none")
+    if not without:
+        asked = f"readout {rungs[0].readout!r} is fitted from sums over clients"
+        instead = "fit coefficients or channels with --readout none"
+        if settings.private:
+            raise DataError(f"{asked}, which are not private yet; with --epsilon {instead}")
+        raise DataError(
+            f"{asked}, where {settings.aggregation} outvotes nobody; aggregate with fedavg, or "
+            f"{instead}"
+        )
+    return without
+
+
+def tried(settings: Settings, held_out: int) -> tuple[Rung, ...]:
+    """Of the rungs that are allowed, those that so many held-out rows can tell apart.
+
+    If all that is left is to fit nothing, it is the paper's. Private clients tell nothing of
+    held-out rows.
+    """
+    rungs = allowed(settings)
+    if settings.fit == "auto" and (settings.private or held_out < LEAST_HELD_OUT):
+        bare = tuple(rung for rung in rungs if rung.fit == "none")
+        return (PAPERS,) if bare == (ZERO_SHOT,) else bare
     if held_out == 0:
         return tuple(rung for rung in rungs if "none" in rung) or rungs[-1:]
     return rungs

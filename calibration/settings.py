@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from calibration.ladder import rungs_of
+from calibration.ladder import allowed
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Settings:
                 raise DataError(
                     f"{name} {getattr(self, name)!r} is unknown (known: {', '.join(known)})"
                 )
-        rungs_of(self.fit, self.readout)
+        allowed(self)
         for name in ("rounds", "local_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}, expected at least 1")

@@ -69,10 +69,14 @@ class State:
         """The values [layers, 2, ...] that open the next round."""
         return self.values[fit][-1]
 
-    def best(self, fit: SiteFit) -> Tensor:
-        """The values to keep: the last, or those of the lowest held-out loss."""
+    def best_round(self, fit: SiteFit) -> int:
+        """After how many rounds the values were best: all, or those of the lowest held-out loss."""
         told = self.held_out if fit == "channels" else []
-        return self.values[fit][1:][told.index(min(told))] if told else self.current(fit)
+        return 1 + told.index(min(told)) if told else self.rounds_done(fit)
+
+    def best(self, fit: SiteFit) -> Tensor:
+        """The values to keep."""
+        return self.values[fit][self.best_round(fit)]
 
     def injection(self, fit: Fit, values: Tensor | None = None) -> Injection | None:
         """The injection of values, or of those to keep; None if nothing is fitted at the sites."""

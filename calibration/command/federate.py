@@ -63,10 +63,15 @@ def _federate(
     timeout: Annotated[float, typer.Option(help="Seconds a stage may take.")] = 3600,
     prompt: PromptOptions,
     fit: FitOptions,
-    wire: Annotated[str, typer.Option(help="Context vector as fp32, fp16 or int8.")] = "fp32",
+    wire: Annotated[
+        str, typer.Option(help="Context vector and channels as fp32, fp16 or int8.")
+    ] = "fp32",
     privacy: PrivacyOptions,
     held_out: Annotated[
-        float, typer.Option(help="Of a simulated client's rows, the part to measure on.")
+        float,
+        typer.Option(
+            help="Of a simulated client's rows, the part that rungs are chosen and judged by."
+        ),
     ] = 0.2,
     columns: Columns,
     seed: Seed = 0,
@@ -125,7 +130,9 @@ def _client(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="No TLS: only for trying out on one machine.")
     ] = False,
-    held_out: Annotated[float, typer.Option(help="Part of your rows to measure on.")] = 0.2,
+    held_out: Annotated[
+        float, typer.Option(help="Part of your rows by which rungs are chosen and judged.")
+    ] = 0.2,
     max_epsilon: Annotated[
         float, typer.Option(help="Weakest differential privacy you agree to; 0: any, or none.")
     ] = 0.0,
@@ -141,7 +148,7 @@ def _client(
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
-    """Take part in a federation; vectors, coefficients, counts and metrics leave, never text.
+    """Take part in a federation; vectors, sums and counts leave, never text.
 
     Runs until it is stopped (Ctrl-C).
     """
@@ -160,7 +167,7 @@ def _client(
         max_delta,
         (answers or data.parent / f".{data.name}.answers").resolve(),
     )
-    owner.examples()  # a mistyped file is an error now, not a refusal when the coordinator comes
+    owner.rows()  # a mistyped file is an error now, not a refusal when the coordinator comes
     run_supernode(owner, superlink, root_certificates, private_key, insecure)
 
 

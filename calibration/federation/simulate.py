@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 from calibration.federation.client.app import client_app
 from calibration.federation.client.participant import Owner
 from calibration.federation.coordinator.app import FederationJob
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
 from calibration.state import fingerprint
 from ifedicl_serve.errors import DataError
 from ifedicl_serve.files.table_formats import FORMATS
@@ -28,9 +28,9 @@ def owners_of(
 
 
 def data_digests(owners: Sequence[Owner], invitation: Invitation) -> tuple[str, ...]:
-    """What each owner fits to and measures on. Raises DataError for rows that its client would
+    """The rows of each owner, in their parts. Raises DataError for rows that its client would
     refuse: nobody need wait for that, and here the reason may be told."""
-    splits = [owner.examples(invitation.task.names, invitation.settings.seed) for owner in owners]
+    splits = [owner.rows(invitation.task.names, invitation.settings.seed) for owner in owners]
     return tuple(
         fingerprint([[(row.text, row.label) for row in rows] for rows in split]) for split in splits
     )

@@ -1,7 +1,8 @@
 """What is fitted at the sites: the paper's coefficients, or a scale and a shift a channel.
 
 Either is one tensor `values` [layers, 2, ...], so that clients, averages, noise and wire treat both
-alike: coefficients [layers, 2, 2], channels [layers, 2, 2, hidden] (scale, then shift).
+alike: coefficients [layers, 2, 2], channels [layers, 2, 2, hidden] (scale less 1, then shift: what
+changes nothing is 0, on any wire).
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def first_values(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Te
     if fit == "coefficients":
         return start
     injection = fold(context_vector, start)
-    return torch.stack([injection.scale.expand_as(context_vector), injection.shift], dim=2)
+    return torch.stack([injection.scale.expand_as(context_vector) - 1, injection.shift], dim=2)
 
 
 def decay_origin(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Tensor:
@@ -58,4 +59,4 @@ def site_tensors(fit: SiteFit, context_vector: Tensor, values: Tensor) -> dict[T
 
 
 def _by_channel(values: Tensor) -> Injection:
-    return Injection(values[..., SCALE, :], values[..., SHIFT, :])
+    return Injection(1 + values[..., SCALE, :], values[..., SHIFT, :])

@@ -25,7 +25,10 @@ class Reader:
 
     def statistics(self) -> list[Statistics]:
         """By fold."""
-        return [Statistics.of(self._only(self.folds == f), self._labels(f)) for f in range(FOLDS)]
+        by_fold = (
+            Statistics.of(self._only(self.folds == f), self._labels(f)) for f in range(FOLDS)
+        )
+        return [part.rounded() for part in by_fold]
 
     def learn(self, told: Sequence[Statistics]) -> None:
         """Score every row by directions of the other folds, from all clients' statistics."""
@@ -81,17 +84,29 @@ class Readers:
 
     def statistics(self) -> list[Statistics]:
         """By fold."""
-        return [total(parts) for parts in zip(*(r.statistics() for r in self.readers), strict=True)]
+        return added([reader.statistics() for reader in self.readers])
 
     def learn(self, told: Sequence[Statistics]) -> None:
         for reader in self.readers:
             reader.learn(told)
 
     def losses(self, asked: Sequence[Asked]) -> list[float]:
-        return [
-            sum(losses) for losses in zip(*(r.losses(asked) for r in self.readers), strict=True)
-        ]
+        return losses_added([reader.losses(asked) for reader in self.readers])
 
     def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
-        by_client = zip(*(reader.curvatures(asked) for reader in self.readers), strict=True)
-        return [Curvature(*map(sum, zip(*parts, strict=True))) for parts in by_client]
+        return curvatures_added([reader.curvatures(asked) for reader in self.readers])
+
+
+def added(clients: Sequence[Sequence[Statistics]]) -> list[Statistics]:
+    """All clients', by fold."""
+    return [total(parts).rounded() for parts in zip(*clients, strict=True)]
+
+
+def losses_added(clients: Sequence[Sequence[float]]) -> list[float]:
+    """All clients', for each that was asked for."""
+    return [sum(losses) for losses in zip(*clients, strict=True)]
+
+
+def curvatures_added(clients: Sequence[Sequence[Curvature]]) -> list[Curvature]:
+    """All clients', for each that was asked for."""
+    return [Curvature(*map(sum, zip(*parts, strict=True))) for parts in zip(*clients, strict=True)]

@@ -103,16 +103,20 @@ def numbers(rung: Rung, labels: int, shape: tuple[int, int, int]) -> int:
 def wire_bytes(
     done: Calibrated, shape: tuple[int, int, int], vector_bytes: int, clients: int
 ) -> dict[str, int]:
-    """Payload bytes of a federation, headers aside, of a client and each way: the context vector
-    once and values a round, for what was fitted at the sites."""
+    """Payload bytes of a federation, headers aside, of a client: each way the context vector once
+    and values a round, for what was fitted at the sites; up and down all that readouts took."""
     layers, sites, _ = shape
     told = {"context_vector_per_client_each_way": vector_bytes} if done.state.values else {}
-    total = 2 * clients * sum(told.values())
+    total = 2 * sum(told.values())
     for fit in done.state.values:
         a_round = 2 * vector_bytes if fit == "channels" else FLOAT32_BYTES * layers * sites * 2
         told[f"{fit}_per_client_and_round_each_way"] = a_round
-        total += 2 * clients * done.state.rounds_done(fit) * a_round
-    return told | {"total": total}
+        total += 2 * done.state.rounds_done(fit) * a_round
+    if done.sums.up:
+        told |= {"readouts_per_client_up": done.sums.up}
+        told |= {"readouts_per_client_down": done.sums.down}
+        total += done.sums.up + done.sums.down
+    return told | {"total": clients * total}
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,6 @@ from math import prod
 from operator import add
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from calibration.calibrate import Calibrated, calibrate
@@ -27,7 +26,7 @@ from calibration.stages.evaluate import before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
 from calibration.stages.judge import Judgement
-from calibration.stages.read import Read, features_of, judge_rows, read_rows
+from calibration.stages.read import Read, held_out_loss, judge_rows, read_rows
 from calibration.state import State, StateStore, fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
@@ -154,13 +153,15 @@ class LocalClients:
 
     def held_out_loss(self, state: State, fit: SiteFit) -> float | None:
         """Over all clients' rows together."""
-        rows = [row for part in self.parts for row in part.held_out]
-        if not rows:
+        if self.held_out == 0:
             return None
         injection = state.injection(fit, state.current(fit))
-        features = features_of(self.model, self.task, rows, injection, self.settings)
-        labels = self.task.indices(rows)
-        return -float(features.log_probs[np.arange(len(rows)), labels].mean())
+        assert injection is not None
+        told = [
+            held_out_loss(self.model, self.task, rows, injection, self.settings)
+            for rows in self.parts
+        ]
+        return sum(loss for loss, _ in told) / self.held_out
 
     def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> Readers:
         """Of every client."""

@@ -71,6 +71,7 @@ class Recorder(Watch):
         if done.measured.rows and done.rung != ZERO_SHOT:
             late += benefit_signs(done.measured.before, done.measured.after)
         self.progress.warn(late)
+        done = replace(done, state=replace(done.state, federation=self.federation()))
         artifact = save_artifact(spec, done.tensors, folder)
         self.store.remove()
         return Outcome(artifact, done, done.state.warnings + late)

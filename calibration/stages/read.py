@@ -71,6 +71,19 @@ def features_of(
         return label_features(model, prompts, trie, tail)
 
 
+def held_out_loss(
+    model: HookedModel,
+    task: TaskDefinition,
+    rows: Rows,
+    injection: Injection,
+    settings: Settings,
+) -> tuple[float, int]:
+    """The summed loss of a client's held-out rows, and how many there are."""
+    log_probs = features_of(model, task, rows.held_out, injection, settings).log_probs
+    labels = task.indices(rows.held_out)
+    return -float(log_probs[np.arange(len(labels)), labels].sum(dtype=float)), len(labels)
+
+
 def judge_rows(
     reads: Mapping[str, Read], rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]
 ) -> Judgement:

@@ -17,7 +17,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from calibration.data.examples import Example
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
 from calibration.state import fingerprint
 from ifedicl_serve.errors import FederationError
 from ifedicl_serve.files.writing import write_file

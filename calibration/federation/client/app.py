@@ -1,7 +1,7 @@
 """The Flower ClientApp: messages in, a `Participant`'s answers out.
 
-What a client was told once (the invitation, the global vector) it keeps in Flower's context
-for the run, so that a round carries coefficients alone. One that has lost it says `rejoin`.
+What a client was told once it remembers (`memory`), so that a message carries what is new alone.
+One that has lost it says `rejoin`.
 """
 
 import logging
@@ -11,31 +11,35 @@ from functools import lru_cache
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 
 from calibration.federation.client.answers import Answers
+from calibration.federation.client.memory import Forgotten, Memory
 from calibration.federation.client.participant import Owner, Participant
+from calibration.federation.client.question import Question
+from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import (
-    COEFFICIENTS,
+    INVITATION,
     REFUSED,
     REJOIN,
-    VECTOR,
-    Invitation,
     Numbers,
     not_ok,
     ok,
-    tensor_of,
     tensor_record,
 )
+from calibration.federation.wire.sums import (
+    curvatures_record,
+    judgement_record,
+    losses_record,
+    stacks_of,
+    statistics_record,
+)
+from calibration.stages.judge import Judgement
+from calibration.stages.read import Read, judge_rows
 from ifedicl_serve.errors import FederationError
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 
-Step = Callable[[Participant, RecordDict, RecordDict], RecordDict]
-
-
-class Forgotten(Exception):
-    """This client was restarted since it was told what it needs to answer."""
+Step = Callable[[Question], RecordDict]
 
 
 def client_app(owner_of: Callable[[Context], Owner]) -> ClientApp:
@@ -52,45 +56,81 @@ def client_app(owner_of: Callable[[Context], Owner]) -> ClientApp:
     app.query("join")(answering(join))
     app.train("extract")(answering(extract))
     app.train("fit")(answering(fit))
-    app.evaluate("measure")(answering(measure))
+    app.evaluate("held_out")(answering(held_out))
+    app.query("statistics")(answering(statistics))
+    app.query("losses")(answering(losses))
+    app.query("curvatures")(answering(curvatures))
+    app.evaluate("judge")(answering(judge))
     return app
 
 
-def join(participant: Participant, _request: RecordDict, _kept: RecordDict) -> RecordDict:
+def join(asked: Question) -> RecordDict:
     """Introduce the client."""
-    return ok(participant.introduce().model_dump())
+    return ok(asked.participant.introduce().model_dump())
 
 
-def extract(participant: Participant, _request: RecordDict, _kept: RecordDict) -> RecordDict:
+def extract(asked: Question) -> RecordDict:
     """The client's context vector."""
 
     def answer() -> RecordDict:
-        result = participant.extract()
+        result = asked.participant.extract()
         label_counts = list(result.label_counts.values())
-        vector = tensor_record(result.vector, participant.invitation.wire)
-        return ok({"count": result.count, "label_counts": label_counts}, vector=vector)
+        numbers: Numbers = {"count": result.count, "label_counts": label_counts}
+        return ok(numbers, tensor_record(result.vector, asked.invitation.wire))
 
-    return _once("extract", participant, answer)
+    return _once("extract", asked.participant, answer)
 
 
-def fit(participant: Participant, request: RecordDict, kept: RecordDict) -> RecordDict:
-    """The client's coefficients after a round."""
-    round_index = int(request.config_records["round"]["index"])  # type: ignore[arg-type]
-    if round_index not in range(participant.invitation.settings.rounds):
-        raise FederationError(f"was asked for round {round_index}, which is none of the task's")
-    tensors = _tensors(participant, request, kept)
+def fit(asked: Question) -> RecordDict:
+    """The client's values at the sites after a round."""
+    kind, round_index = asked.site_fit(), asked.round(first=0)
+    vector, values = asked.vector(), asked.values(kind, round_index)
 
     def answer() -> RecordDict:
-        update = participant.fit(*tensors, round_index)
+        update = asked.participant.fit(kind, vector, values, round_index)
         numbers: Numbers = {"count": update.count, "losses": list(update.losses)}
-        return ok(numbers, coefficients=tensor_record(update.coefficients, "fp32"))
+        return ok(numbers, tensor_record(update.values, asked.invitation.values_wire(kind)))
 
-    return _once(f"fit.{round_index}", participant, answer)
+    return _once(f"fit.{round_index}", asked.participant, answer)
 
 
-def measure(participant: Participant, request: RecordDict, kept: RecordDict) -> RecordDict:
-    """The client's metrics on its held-out rows."""
-    return ok(participant.measure(*_tensors(participant, request, kept)))
+def held_out(asked: Question) -> RecordDict:
+    """The client's held-out loss under the values after a round."""
+    injection = asked.injection(asked.site_fit(), asked.round(first=1))
+    loss, rows = asked.participant.held_out_loss(injection)
+    return ok({"loss": loss, "rows": rows})
+
+
+def statistics(asked: Question) -> RecordDict:
+    """Sums over the client's rows."""
+    return ok({}, statistics_record(asked.read(asked.fit()).reader.statistics()))
+
+
+def losses(asked: Question) -> RecordDict:
+    """Losses of readouts, summed over the client's rows."""
+    return ok({}, losses_record(asked.taught(asked.fit()).reader.losses(asked.sums())))
+
+
+def curvatures(asked: Question) -> RecordDict:
+    """The same with derivatives."""
+    return ok({}, curvatures_record(asked.taught(asked.fit()).reader.curvatures(asked.sums())))
+
+
+def judge(asked: Question) -> RecordDict:
+    """The rungs on the client's held-out rows."""
+    judgement = _judged(asked)
+    return ok({"rows": judgement.rows}, judgement_record(judgement))
+
+
+def _judged(asked: Question) -> Judgement:
+    rungs = asked.rungs()
+    stacks = stacks_of(asked.arrays, rungs, asked.labels)
+    read_out = {rung.fit for rung in stacks}
+    reads: dict[str, Read] = {
+        fit: asked.taught(fit) if fit in read_out else asked.read(fit)
+        for fit in {rung.fit for rung in rungs}
+    }
+    return judge_rows(reads, rungs, stacks)
 
 
 def _answer(
@@ -98,9 +138,10 @@ def _answer(
 ) -> RecordDict:
     """Run a step. No message of another library's error leaves: it could quote the data."""
     try:
-        _keep(request, context.state)
-        participant = _participant(owner_of(context), _told(context.state, "invitation"))
-        return step(participant, request, context.state)
+        memory = Memory(context.state)
+        memory.keep(request)
+        participant = _participant(owner_of(context), str(memory.told(INVITATION)["json"]))
+        return step(Question(participant, request, memory))
     except Forgotten:
         return not_ok(REJOIN, "was restarted")
     except FederationError as error:
@@ -111,45 +152,17 @@ def _answer(
         return not_ok(REFUSED, "failed; its own log says why")
 
 
-def _keep(request: RecordDict, kept: RecordDict) -> None:
-    """Remember what is told once. A second, different invitation is refused: its rounds would be
-    computed on top of those that the accountant of differential privacy counted."""
-    for name in ("invitation", VECTOR):
-        if name in request:
-            if kept.get(name, request[name]) != request[name]:
-                raise FederationError(f"was sent another {name} than before in the same run")
-            kept[name] = request[name]
-
-
 def _once(step: str, participant: Participant, answer: Callable[[], RecordDict]) -> RecordDict:
     """Under differential privacy the first answer is given again, whatever is asked."""
     folder, invitation = participant.owner.answers, participant.invitation
     if folder is None or not invitation.settings.private:
         return answer()
-    return Answers(folder, invitation, participant.train).once(step, answer)
-
-
-def _told(state: RecordDict, name: str) -> str:
-    if name not in state.config_records:
-        raise Forgotten
-    return str(state.config_records[name]["json"])
+    return Answers(folder, invitation, participant.rows.train).once(step, answer)
 
 
 @lru_cache(maxsize=4)
 def _participant(owner: Owner, invitation: str) -> Participant:
     return Participant(owner, Invitation.parse(invitation))
-
-
-def _tensors(
-    participant: Participant, request: RecordDict, kept: RecordDict
-) -> tuple[Tensor, Tensor]:
-    """The global context vector and the round's coefficients."""
-    if VECTOR not in kept.array_records:
-        raise Forgotten
-    invitation = participant.invitation
-    vector = tensor_of(kept.array_records[VECTOR], invitation.wire, invitation.vector_shape)
-    sent = request.array_records.get(COEFFICIENTS)
-    return vector, tensor_of(sent, "fp32", invitation.coefficients_shape)
 
 
 def owner_from_node(context: Context) -> Owner:

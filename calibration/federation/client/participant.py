@@ -13,16 +13,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from calibration.data.examples import Example, check_labels, read_examples, split_held_out
-from calibration.federation.wire.messages import Invitation, Member, Numbers
+from calibration.data.examples import check_labels, read_examples, split_held_out
+from calibration.data.rows import Rows
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import Member
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
-from calibration.result.record import measurements
+from calibration.model.sites import SiteFit
 from calibration.settings import Settings
-from calibration.stages.evaluate import before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
+from calibration.stages.read import Read, held_out_loss, read_rows
 from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, FederationError
 
 
@@ -30,7 +33,7 @@ from ifedicl_serve.errors import DataError, FederationError
 class Owner:
     """What a data owner configures: its number in the federation, its model and its rows.
 
-    `held_out` of the rows are measured on and never fitted to. `max_epsilon` and `max_delta` are
+    Rungs are chosen and judged by `held_out` of the rows. `max_epsilon` and `max_delta` are
     the weakest differential privacy it agrees to (epsilon 0: it agrees to none being asked for).
     Answers to private federations are kept in the folder `answers`; a simulated client has none.
     """
@@ -47,21 +50,19 @@ class Owner:
     max_delta: float = 1e-5
     answers: Path | None = None
 
-    def examples(
-        self, labels: Sequence[str] | None = None, seed: int = 0
-    ) -> tuple[list[Example], list[Example]]:
-        """Its rows to fit to and to measure on; their labels are among `labels`, if given.
-        Raises DataError for rows it cannot take part with."""
+    def rows(self, labels: Sequence[str] | None = None, seed: int = 0) -> Rows:
+        """Its rows; their labels are among `labels`, if given. Raises DataError for rows it cannot
+        take part with."""
         rows = read_examples(self.data, self.text_column, self.label_column)
         if labels is not None:
             check_labels(rows, labels, str(self.data))
-        train, held_out = split_held_out(rows, self.held_out, seed)
-        if not train:
+        parts = Rows(*split_held_out(rows, self.held_out, seed))
+        if not parts.train:
             raise DataError(
                 f"{self.data}: --held-out {self.held_out:g} leaves none of {len(rows)} rows to "
                 "fit to; lower it"
             )
-        return train, held_out
+        return parts
 
 
 class Participant:
@@ -77,7 +78,7 @@ class Participant:
             )
         try:
             seed = invitation.settings.seed
-            self.train, self.held_out = owner.examples(self.task.names, seed)
+            self.rows = owner.rows(self.task.names, seed)
         except DataError as error:
             raise FederationError("cannot use its data; its own log says why") from error
 
@@ -87,43 +88,44 @@ class Participant:
 
     def introduce(self) -> Member:
         """Its number and how many rows it has."""
+        rows = self.rows
         return Member(
-            client=self.owner.client, examples=len(self.train), held_out=len(self.held_out)
+            client=self.owner.client, examples=len(rows.train), held_out=len(rows.held_out)
         )
 
     def extract(self) -> ClientVector:
         """Stage 1."""
         settings = self.invitation.settings
-        return extract_vector(self.model, self.task, self.train, settings, self.owner.client)
+        return extract_vector(self.model, self.task, self.rows.train, settings, self.owner.client)
 
-    def fit(self, vector: Tensor, coefficients: Tensor, round_index: int) -> ClientUpdate:
+    def fit(self, fit: SiteFit, vector: Tensor, values: Tensor, round_index: int) -> ClientUpdate:
         """A round of stage 2."""
         return fit_round(
             self.model,
             self.task,
-            self.train,
+            self.rows.train,
+            fit,
             vector,
-            coefficients,
+            values,
             self.invitation.settings,
             self.owner.client,
             round_index,
         )
 
-    def measure(self, vector: Tensor, coefficients: Tensor) -> Numbers:
-        """Metrics on its held-out rows, zero-shot and adapted."""
+    def held_out_loss(self, injection: Injection) -> tuple[float, int]:
+        """Summed over its held-out rows, and how many there are."""
+        settings = self._open_settings()
+        return held_out_loss(self.model, self.task, self.rows, injection, settings)
+
+    def read(self, injection: Injection | None, by_held_out: bool) -> Read:
+        """Stage 3: what the model says of its rows, for readouts and to judge rungs by."""
+        settings = self._open_settings()
+        return read_rows(self.model, self.task, self.rows, injection, settings, by_held_out)
+
+    def _open_settings(self) -> Settings:
         if self.invitation.settings.private:
-            raise FederationError("measures nothing: metrics would not be private")
-        if not self.held_out:
-            raise FederationError("has no held-out rows to measure on")
-        measured = before_and_after(
-            self.model,
-            self.task,
-            self.held_out,
-            self.invitation.settings,
-            vector,
-            coefficients,
-        )
-        return {**measurements(*measured)}
+            raise FederationError("tells no sums of its rows: they would not be private")
+        return self.invitation.settings
 
 
 def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:

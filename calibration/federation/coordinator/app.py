@@ -14,11 +14,13 @@ from pydantic import BaseModel, ConfigDict
 
 from calibration.federation.coordinator.federate import federate
 from calibration.federation.coordinator.fleet import Terms
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
+from calibration.model.sites import SiteFit
 from calibration.result.report import write_report
 from calibration.run.progress import Progress
 from calibration.state import StateStore, fingerprint
 from ifedicl_serve import __version__
+from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
@@ -74,7 +76,14 @@ class FederationJob(BaseModel):
         outcome = federate(self.invitation, self.terms, self.out, grid, store, progress)
         progress.done()
         path = write_report(outcome, progress.seconds, self.report)
-        logger.info("task %s (digest %s), report %s", self.out, outcome.artifact.digest[:16], path)
+        artifact = outcome.artifact
+        logger.info(
+            "task %s: %s (digest %s), report %s",
+            self.out,
+            artifact.spec.rung,
+            artifact.digest[:16],
+            path,
+        )
 
 
 class LoggedProgress(Progress):
@@ -84,16 +93,18 @@ class LoggedProgress(Progress):
         super().__init__()
         self.rounds = rounds
 
-    def round_done(self, rounds_done: int, losses: Mapping[int, Sequence[float]]) -> None:
+    def round_done(
+        self, fit: SiteFit, rounds_done: int, losses: Mapping[int, Sequence[float]]
+    ) -> None:
         means = ", ".join(
             f"client {client}: {fmean(steps):.3f}" if steps else f"client {client}: -"
             for client, steps in losses.items()
         )
-        logger.info("round %d/%d: mean loss of %s", rounds_done, self.rounds, means)
+        logger.info("%s, round %d/%d: mean loss of %s", fit, rounds_done, self.rounds, means)
 
-    def evaluating(self, rows: int) -> None:
-        super().evaluating(rows)
-        logger.info("clients measure on %d held-out rows", rows)
+    def reading(self, fit: Fit) -> None:
+        super().reading(fit)
+        logger.info("clients read their rows%s", "" if fit == "none" else f" under {fit}")
 
     def warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:

@@ -1,15 +1,27 @@
-"""What no honest client sends: values, coefficients and vectors that would spoil the average."""
+"""What no honest client sends: values and vectors that would spoil the average, and sums that are
+not sums over so many rows.
+"""
 
+from collections.abc import Sequence
 from statistics import median
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from ifedicl_serve.contract.injection import BETA, LAMBDA
+from calibration.federation.wire.messages import LARGEST_LOSS
+from calibration.model.sites import SCALE, SHIFT, SiteFit
+from calibration.readout.stack import Curvature
+from calibration.readout.statistics import Doubles, Statistics
+from calibration.stages.judge import PREDICTED, RIGHT, TRUE, Judgement
 from ifedicl_serve.errors import FederationError
 
 LARGEST_ACTIVATION = 1e7  # some models exceed fp16's 65504; squares overflow at 1e19
-LARGEST_COEFFICIENT = 100.0  # fitted ones stay within about 3
+LARGEST_COEFFICIENT = 100.0  # fitted ones stay within about 3, as do scales
 LARGEST_NORM_RATIO = 10.0  # of a client's vector to the median client's
+LARGEST_SUM = 1e30  # of readouts far off, which the search for one begins at
+ROUNDING = 1e-4  # of sums in float32, relative
+CONVEX = 1e-6  # how far below 0 a curvature may be, relative to the largest
 
 
 def outsized(vectors: dict[int, Tensor]) -> list[int]:
@@ -24,12 +36,103 @@ def refuse_activations(vector: Tensor) -> None:
     _refuse_beyond(vector, LARGEST_ACTIVATION)
 
 
-def refuse_coefficients(coefficients: Tensor, untouched: Tensor) -> None:
-    """Raise FederationError for coefficients that no fit arrives at."""
-    _refuse_beyond(coefficients, LARGEST_COEFFICIENT)
-    identity = (coefficients[..., LAMBDA] == 0) & (coefficients[..., BETA] == 1)
-    if not identity[untouched].all():
-        raise FederationError("sent coefficients for sites that the task does not adapt")
+def refuse_values(fit: SiteFit, values: Tensor, untouched: Tensor, expected: Tensor) -> None:
+    """Raise FederationError for values [layers, 2, ...] that no fit arrives at, or that are not
+    the `expected` [sites, ...] at the sites `untouched` [layers, 2]."""
+    if fit == "coefficients":
+        _refuse_beyond(values, LARGEST_COEFFICIENT)
+    else:
+        _refuse_beyond(values[..., SCALE, :], LARGEST_COEFFICIENT)
+        _refuse_beyond(values[..., SHIFT, :], LARGEST_ACTIVATION)
+    if not torch.equal(values[untouched], expected):
+        raise FederationError(f"sent {fit} for sites that the task does not adapt")
+
+
+def refuse_statistics(by_fold: Sequence[Statistics], announced: int) -> None:
+    """Raise FederationError for sums that are not over some of `announced` rows."""
+    counts = np.array([one.counts for one in by_fold])
+    _refuse_counts(counts)
+    if counts.sum() > announced:
+        raise FederationError(f"counts {counts.sum():g} rows, announced {announced}")
+    for one in by_fold:
+        _refuse_sums(one)
+
+
+def _refuse_sums(one: Statistics) -> None:
+    squares = np.diagonal(one.second, axis1=1, axis2=2).ravel()  # [hidden]
+    counts = one.counts[:, None]
+    means = one.class_sums / np.maximum(counts, 1)
+    # Per label and coordinate the square of a sum is at most the number times the sum of squares.
+    explained = (counts * means**2).sum(axis=0) * (1 - ROUNDING)
+    if not (
+        (np.abs(one.class_sums) <= LARGEST_ACTIVATION * counts).all()
+        and (explained <= squares).all()
+        and (squares <= one.rows * LARGEST_ACTIVATION**2).all()
+        and _bounded_by_diagonal(one.second)
+        and (one.log_probs <= 0).all()
+        and (one.log_probs >= -one.rows * LARGEST_LOSS).all()
+    ):
+        raise FederationError(f"sent statistics that are not of {one.rows:g} rows")
+
+
+def refuse_losses(losses: Sequence[float]) -> None:
+    """Raise FederationError for what is no loss."""
+    for loss in losses:
+        if not 0 <= loss <= LARGEST_SUM:
+            raise FederationError(f"sent a loss of {loss:.3g}, expected 0 to {LARGEST_SUM:g}")
+
+
+def refuse_curvature(one: Curvature) -> None:
+    """Raise FederationError for derivatives of nothing convex, which no step could follow."""
+    largest = max(float(np.abs(part).max()) for part in (one.gradient, one.hessian))
+    if largest > LARGEST_SUM:
+        raise FederationError(
+            f"sent a derivative of {largest:.3g}, expected within {LARGEST_SUM:g}"
+        )
+    hessian = one.hessian / (1 + np.abs(np.diagonal(one.hessian)).max())
+    try:
+        np.linalg.cholesky(hessian + CONVEX * np.eye(len(hessian)))  # reads the lower half
+    except np.linalg.LinAlgError as error:
+        raise FederationError("sent second derivatives of nothing convex") from error
+    if (np.abs(hessian - hessian.T) > CONVEX).any():
+        raise FederationError("sent second derivatives that are not symmetric")
+
+
+def refuse_judgement(judgement: Judgement) -> None:
+    """Raise FederationError for losses and counts that are not of so many rows."""
+    rows, losses, products = judgement.rows, judgement.losses, judgement.products
+    squares = np.diagonal(products)
+    if not (
+        (losses >= 0).all()
+        and (losses <= rows * LARGEST_LOSS).all()
+        and (products >= 0).all()
+        and (losses**2 * (1 - ROUNDING) <= rows * squares).all()
+        and (squares <= losses * LARGEST_LOSS).all()
+        and _bounded_by_diagonal(products[None])
+    ):
+        raise FederationError(f"sent losses that are not of {rows} rows")
+    counts = judgement.counts
+    _refuse_counts(counts)
+    right, predicted, true = (counts[:, which] for which in (RIGHT, PREDICTED, TRUE))
+    if not (
+        (predicted.sum(axis=1) == rows).all()
+        and (true.sum(axis=1) == rows).all()
+        and (true == true[0]).all()
+        and (right <= np.minimum(predicted, true)).all()
+    ):
+        raise FederationError(f"sent counts of labels that are not of {rows} rows")
+
+
+def _bounded_by_diagonal(blocks: Doubles) -> bool:
+    """Whether no product of two exceeds those of each with itself, in blocks [..., n, n]."""
+    size = np.sqrt(np.maximum(np.diagonal(blocks, axis1=1, axis2=2), 0))
+    limits = size[:, :, None] * size[:, None, :] * (1 + ROUNDING)
+    return bool((np.abs(blocks) <= limits).all())
+
+
+def _refuse_counts(counts: Doubles) -> None:
+    if not ((counts >= 0).all() and (counts == np.rint(counts)).all()):
+        raise FederationError("sent counts that are negative or not whole")
 
 
 def _refuse_beyond(tensor: Tensor, largest: float) -> None:

@@ -1,4 +1,4 @@
-"""The coordinator's path: gather the clients, calibrate with them, measure, write the artifact.
+"""The coordinator's path: gather the clients, calibrate with them, write the artifact.
 
 State is saved after every stage, so a coordinator that was killed goes on where it was. It needs
 the model's config and tokenizer, not its weights.
@@ -9,17 +9,16 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
-from calibration.calibrate import calibrate
+from calibration.calibrate import Calibrated, calibrate
 from calibration.federation.coordinator.clients import RemoteClients
 from calibration.federation.coordinator.fleet import Fleet, Terms
 from calibration.federation.coordinator.ledger import Ledger
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.tensors import encoded_bytes
 from calibration.result.outcome import Outcome
-from calibration.result.record import Losses, calibration_spec, measurements
+from calibration.result.record import calibration_spec
 from calibration.run.progress import Progress
 from calibration.run.recorder import Recorder
-from calibration.stages.evaluate import NOTHING, Measured
 from calibration.state import StateStore
 from ifedicl_serve.contract.spec import TaskSpec
 
@@ -40,19 +39,14 @@ def federate(
     fleet.gather()
     clients = RemoteClients(fleet, kept, progress)
     recorder = Recorder(invitation.settings, saved, store, progress, clients.memory)
-    state = calibrate(clients, invitation.settings, recorder)
-    measured = clients.measure(state)
-    spec = federated_spec(invitation, clients.sizes, measured, state.losses)
-    return recorder.finished(state, measured, spec, out)
+    done = calibrate(clients, invitation.settings, recorder)
+    return recorder.finished(done, federated_spec(invitation, clients.sizes, done), out)
 
 
 def federated_spec(
-    invitation: Invitation,
-    sizes: Sequence[int] = (),
-    measured: Measured = NOTHING,
-    losses: Losses = (),
+    invitation: Invitation, sizes: Sequence[int] = (), done: Calibrated | None = None
 ) -> TaskSpec:
-    """`task.json` of a federation."""
+    """`task.json` of a federation; before it has begun, to see whether it can be written."""
     return calibration_spec(
         invitation.task,
         invitation.model,
@@ -60,7 +54,6 @@ def federated_spec(
         invitation.settings,
         client_sizes=sizes,
         vector_bytes=encoded_bytes(invitation.vector_shape, invitation.wire),
-        measured=measurements(*measured),
         circumstances={"wire": invitation.wire},
-        losses=losses,
+        done=done,
     )

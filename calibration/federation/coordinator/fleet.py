@@ -17,11 +17,12 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from calibration.federation.coordinator.ledger import Ledger
+from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import (
+    INVITATION,
     JOIN,
     OK,
     REJOIN,
-    Invitation,
     Member,
     member_of,
     status_of,
@@ -31,6 +32,7 @@ from ifedicl_serve.errors import FederationError, QuorumError
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 
 POLL_SECONDS = 0.5
+FIRST_POLL_SECONDS = 0.02  # sums over rows come at once
 UNDELIVERED = (
     ErrorCode.MESSAGE_UNAVAILABLE,
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
@@ -88,7 +90,7 @@ class Fleet:
         """
         online = set(self.grid.get_node_ids())
         new = online - self.members.keys() - self.refused - set(self.invited.values())
-        content = RecordDict({"invitation": self.invitation.to_record()})
+        content = RecordDict({INVITATION: self.invitation.to_record()})
         self.invited |= self._push({node: content for node in sorted(new)}, JOIN)
         for node, reply in self._pull(self.invited, JOIN):
             if _undelivered(reply):
@@ -160,14 +162,15 @@ class Fleet:
         A node that goes offline is not waited for.
         """
         waiting = self._push(requests, kind)
-        deadline = time.monotonic() + self.terms.timeout
+        deadline, pause = time.monotonic() + self.terms.timeout, FIRST_POLL_SECONDS
         while waiting and time.monotonic() < deadline:
             yield from self._pull(waiting, kind)
             online = set(self.grid.get_node_ids())
             for message in [one for one, node in waiting.items() if node not in online]:
                 logger.error("%s: client %d went away", kind, self._client(waiting.pop(message)))
             if waiting:
-                time.sleep(POLL_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, POLL_SECONDS)
         for node in waiting.values():
             logger.error("%s: client %d did not answer in time", kind, self._client(node))
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.coordinator.federate import federated_spec
 from calibration.federation.scripts import SCRIPTS
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
 from calibration.settings import Settings
 from calibration.task import TaskDefinition, first_problem
 from ifedicl_serve.contract.identity import ModelIdentity

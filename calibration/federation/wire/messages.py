@@ -1,89 +1,51 @@
 """What travels between the coordinator and a client, and the border where it is checked.
 
-A message is a Flower `RecordDict`. The coordinator's holds some of: the invitation (the task,
-the model's identity, the settings), the global context vector, coefficients and a round number.
-A client's holds a status and, if that is ok, one tensor and numbers. Nothing has a field for
-a text or a token id. Everything that arrives is refused with FederationError unless it is
-exactly what was expected.
+A message is a Flower `RecordDict`. The coordinator's says what is asked, and with it goes what a
+client is told once (`told`): the invitation, the global context vector, values at the sites after
+a round, sums over clients. A client's holds a status and, if that is ok, arrays and numbers.
+Nothing has a field for a text or a token id. Everything that arrives is refused with
+FederationError unless it is exactly what was expected.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from io import BytesIO
+from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from calibration.federation.wire.tensors import Arrays, Wire, decode, encode
-from calibration.settings import Settings
-from calibration.stages.evaluate import Metrics
-from calibration.task import TaskDefinition
-from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import SITES, Site
-from ifedicl_serve.contract.prompt import PromptTemplate
-from ifedicl_serve.contract.spec import Extent, Label, TaskName
-from ifedicl_serve.errors import FederationError, IFedICLError
+from calibration.federation.wire.tensors import (
+    Arrays,
+    Layout,
+    Wire,
+    decode,
+    encode,
+    layout,
+    layout_bytes,
+    refuse_other,
+)
+from ifedicl_serve.errors import FederationError
 
-PROTOCOL: Literal[1] = 1
 MAX_EXAMPLES = 1_000_000  # a client that claims more would outweigh all the others
 LARGEST_LOSS = 10_000.0  # of a label; honest ones stay below some hundreds
-METRICS = {"accuracy": 1.0, "log_loss": LARGEST_LOSS}  # their mean over rows is one over clients
 MAX_TEXT = 1000  # characters of a client's reason or label name that are read
+HEADER = 512  # bytes of an array beside its values, at most
 
-JOIN, EXTRACT, FIT, MEASURE = "query.join", "train.extract", "train.fit", "evaluate.measure"
-VECTOR, COEFFICIENTS = "vector", "coefficients"  # names of array records
+JOIN, EXTRACT, FIT, HELD_OUT = "query.join", "train.extract", "train.fit", "evaluate.held_out"
+STATISTICS, LOSSES, CURVATURES = "query.statistics", "query.losses", "query.curvatures"
+JUDGE = "evaluate.judge"
+# Names of records: what is asked, in numbers and in arrays; what is told once; the answer's arrays.
+ASK, ASKED, ANSWER = "ask", "asked", "answer"
+INVITATION, VECTOR, READING, SUMS = "invitation", "vector", "reading", "sums"
 OK, REFUSED, REJOIN = "ok", "refused", "rejoin"
 
 Numbers = dict[str, int | float | list[int] | list[float]]
-
-
-class Invitation(BaseModel):
-    """What a client must know before it computes anything. `num_layers` and `hidden_size` are
-    those of the model named; `wire` is how the context vector travels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    protocol: Literal[1] = PROTOCOL
-    name: TaskName
-    prompt: PromptTemplate
-    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=1000)]
-    model: ModelIdentity
-    num_layers: Annotated[int, Field(ge=1, le=1000)]
-    hidden_size: Annotated[int, Field(ge=1, le=1 << 17)]
-    settings: Settings
-    wire: Wire = "fp32"
-
-    @property
-    def task(self) -> TaskDefinition:
-        return TaskDefinition(self.name, self.prompt, self.labels)
-
-    @property
-    def vector_shape(self) -> tuple[int, int, int]:
-        return self.num_layers, len(SITES), self.hidden_size
-
-    @property
-    def coefficients_shape(self) -> tuple[int, int, int]:
-        return self.num_layers, len(SITES), 2
-
-    def to_record(self) -> ConfigRecord:
-        return ConfigRecord({"json": self.model_dump_json()})
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read it back. Raises FederationError."""
-        try:
-            return cls.model_validate_json(text)
-        except (ValidationError, IFedICLError) as error:
-            raise FederationError(
-                f"the coordinator's invitation is not one of protocol {PROTOCOL}: {error}; "
-                "install the coordinator's version of ifedicl-serve"
-            ) from error
-
-
-Invitation.model_rebuild(_types_namespace={"Site": Site, "Extent": Extent})
 
 
 class Member(BaseModel):
@@ -96,22 +58,48 @@ class Member(BaseModel):
     held_out: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
 
 
+def told_name(topic: str, which: object) -> str:
+    """The name of what is told once about a topic: of a fit the values after a round, what its rows
+    are read under (`READING`) and the sums of what was read (`SUMS`)."""
+    return f"{topic}.{which}"
+
+
 def tensor_record(tensor: Tensor, wire: Wire) -> ArrayRecord:
     """A tensor for a message."""
-    return ArrayRecord({name: Array(value) for name, value in encode(tensor, wire).items()})
+    return array_record(encode(tensor, wire))
 
 
 def tensor_of(record: ArrayRecord | None, wire: Wire, shape: tuple[int, ...]) -> Tensor:
     """The tensor of a message. Raises FederationError."""
+    return decode(arrays_of(record, layout(shape, wire)), wire, shape)
+
+
+def array_record(arrays: Arrays) -> ArrayRecord:
+    """Arrays for a message."""
+    return ArrayRecord({name: Array(values) for name, values in arrays.items()})
+
+
+def arrays_of(record: ArrayRecord | None, expected: Layout) -> Arrays:
+    """The arrays of a message, no others and no larger ones. Raises FederationError."""
     if record is None:
-        raise FederationError("sent no tensor")
-    return decode(_arrays(record, shape), wire, shape)
+        raise FederationError("sent no arrays")
+    largest = layout_bytes(expected) + HEADER * len(expected)
+    try:
+        if sum(len(array.data) for array in record.values()) > largest:
+            raise FederationError(f"sent more than {largest} bytes")
+        arrays = {name: _values(array) for name, array in record.items()}
+    except (ValueError, TypeError) as error:
+        raise FederationError(f"sent an unreadable array: {type(error).__name__}") from error
+    refuse_other(arrays, expected)
+    return arrays
 
 
-def ok(numbers: Numbers, **tensors: ArrayRecord) -> RecordDict:
+def ok(numbers: Numbers, arrays: ArrayRecord | None = None) -> RecordDict:
     """A client's answer."""
-    status = ConfigRecord({"status": OK})
-    return RecordDict({"status": status, "numbers": MetricRecord(numbers), **tensors})
+    answer = RecordDict({"status": ConfigRecord({"status": OK}), "numbers": MetricRecord(numbers)})
+    if arrays is not None:
+        answer[ANSWER] = arrays
+    return answer
 
 
 def not_ok(status: str, reason: str) -> RecordDict:
@@ -177,12 +165,28 @@ def losses_of(numbers: MetricRecord, steps: int) -> tuple[float, ...]:
     return tuple(_within(loss, "a loss", LARGEST_LOSS) for loss in losses)
 
 
-def metrics_of(numbers: MetricRecord, when: str) -> Metrics:
-    """A client's held-out metrics, `when` zero_shot or adapted. Raises FederationError."""
-    return {
-        name: _within(numbers.get(f"{when}_{name}"), f"{when}_{name}", largest)
-        for name, largest in METRICS.items()
-    }
+def rows_of(numbers: MetricRecord, announced: int) -> int:
+    """How many rows sums are over, at most those announced. Raises FederationError."""
+    rows = numbers.get("rows")
+    if type(rows) is not int or not 0 <= rows <= announced:
+        raise FederationError(f"counts {rows!r} rows, announced {announced}")
+    return rows
+
+
+def held_out_of(numbers: MetricRecord, member: Member) -> tuple[float, int]:
+    """A client's summed held-out loss and how many rows that is. Raises FederationError."""
+    rows = rows_of(numbers, member.held_out)
+    return _within(numbers.get("loss"), "a held-out loss", rows * LARGEST_LOSS), rows
+
+
+def _values(array: Array) -> npt.NDArray:
+    """As `Array.numpy`, which would make room for whatever shape a header claims."""
+    stream = BytesIO(array.data)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("another version of numpy's format")
+    shape, by_column, dtype = np.lib.format.read_array_header_1_0(stream)
+    values = np.frombuffer(array.data, dtype, offset=stream.tell())
+    return values.reshape(shape, order="F" if by_column else "C")
 
 
 def _list_of(numbers: MetricRecord, name: str) -> list[int] | list[float]:
@@ -198,13 +202,3 @@ def _within(value: object, name: str, largest: float) -> float:
     if not 0 <= value <= largest:
         raise FederationError(f"sent {name} of {value:.3g}, expected 0 to {largest:g}")
     return float(value)
-
-
-def _arrays(record: ArrayRecord, shape: tuple[int, ...]) -> Arrays:
-    largest = 4 * math.prod(shape) + 1024  # float32 and numpy's header
-    try:
-        if sum(len(array.data) for array in record.values()) > largest:
-            raise FederationError(f"sent more than {largest} bytes")
-        return {name: array.numpy() for name, array in record.items()}
-    except (ValueError, TypeError, EOFError, MemoryError) as error:
-        raise FederationError(f"sent an unreadable array: {type(error).__name__}") from error

@@ -1,0 +1,95 @@
+"""What a client remembers between messages, in Flower's context: what it was told, and what it
+has read of its rows.
+
+A SuperNode answers every message in a process of its own, so nothing else lasts. What is read
+stays here: no answer is made of it but sums.
+"""
+
+from collections.abc import Callable
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from calibration.federation.wire.messages import (
+    INVITATION,
+    READING,
+    SUMS,
+    VECTOR,
+    array_record,
+    told_name,
+)
+from calibration.model.score import Features
+from calibration.model.sites import SITE_FITS
+from calibration.readout.reader import Reader
+from calibration.stages.read import Read
+from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.errors import FederationError
+
+TOPICS = (INVITATION, VECTOR, READING, SUMS, *SITE_FITS)
+READ = "read"
+
+
+class Forgotten(Exception):
+    """This client was restarted since it was told what it needs to answer."""
+
+
+class Memory:
+    """The records of a Flower context."""
+
+    def __init__(self, records: RecordDict) -> None:
+        self.records = records
+
+    def keep(self, request: RecordDict) -> None:
+        """Remember what is told once; of a fit the latest values alone.
+
+        Nothing is told twice in different ways: of another invitation the rounds would be computed
+        on top of those that the accountant of differential privacy counted.
+        """
+        for name, record in request.items():
+            topic = name.partition(".")[0]
+            if topic not in TOPICS:
+                continue
+            if self.records.get(name, record) != record:
+                raise FederationError(f"was sent another {name} than before in the same run")
+            if topic in SITE_FITS:
+                for older in [one for one in self.records if one.startswith(told_name(topic, ""))]:
+                    del self.records[older]
+            self.records[name] = record
+
+    def told(self, name: str) -> ConfigRecord:
+        """Settings that were told."""
+        if name not in self.records.config_records:
+            raise Forgotten
+        return self.records.config_records[name]
+
+    def arrays(self, name: str) -> ArrayRecord:
+        """Arrays that were told."""
+        if name not in self.records.array_records:
+            raise Forgotten
+        return self.records.array_records[name]
+
+    def read(self, fit: Fit, read: Callable[[], Read]) -> Read:
+        """A client's rows under a fit: the model runs once."""
+        name = told_name(READ, fit)
+        if name not in self.records:
+            self.records[name] = _kept(read())
+        return _read(self.records.array_records[name])
+
+
+def _kept(read: Read) -> ArrayRecord:
+    reader, judged = read
+    log_probs, hidden = reader.features
+    return array_record(
+        {
+            "log_probs": log_probs,
+            "hidden": hidden,
+            "labels": reader.labels,
+            "folds": reader.folds,
+            "judged": judged,
+        }
+    )
+
+
+def _read(kept: ArrayRecord) -> Read:
+    arrays = {name: array.numpy() for name, array in kept.items()}
+    features = Features(arrays["log_probs"], arrays["hidden"])
+    return Read(Reader(features, arrays["labels"], arrays["folds"]), arrays["judged"])

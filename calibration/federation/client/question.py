@@ -1,0 +1,133 @@
+"""What the coordinator asks, and what it takes to answer: checked here, and no more than the
+invitation speaks of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from calibration.federation.client.memory import Memory
+from calibration.federation.client.participant import Participant
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import (
+    ASK,
+    ASKED,
+    READING,
+    SUMS,
+    VECTOR,
+    tensor_of,
+    told_name,
+)
+from calibration.federation.wire.sums import asked_of, statistics_of
+from calibration.ladder import LADDER, Rung, rungs_of
+from calibration.model.sites import SITE_FITS, SiteFit, injection_of
+from calibration.readout.stack import Asked
+from calibration.stages.read import Read
+from ifedicl_serve.contract.injection import Injection
+from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.errors import FederationError
+
+FITS: tuple[Fit, ...] = ("none", *SITE_FITS)
+RUNGS = {rung.name: rung for rung in LADDER}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request to a participant, and what it remembers. Methods raise FederationError for what is
+    none of the task's, `Forgotten` for what must be told first."""
+
+    participant: Participant
+    request: RecordDict
+    memory: Memory
+
+    @property
+    def invitation(self) -> Invitation:
+        return self.participant.invitation
+
+    @property
+    def labels(self) -> int:
+        return len(self.invitation.labels)
+
+    @property
+    def arrays(self) -> ArrayRecord | None:
+        """What is asked, in arrays."""
+        return self.request.array_records.get(ASKED)
+
+    def site_fit(self) -> SiteFit:
+        """Which of those that the settings fit at the sites."""
+        settings = self.invitation.settings
+        fitted = {rung.fit for rung in rungs_of(settings.fit, settings.readout)} - {"none"}
+        return cast(SiteFit, self._fit_among(sorted(fitted)))
+
+    def fit(self) -> Fit:
+        """Under which rows are read."""
+        return self._fit_among(FITS)
+
+    def round(self, first: int) -> int:
+        """A round's number, from `first` on."""
+        asked, rounds = self._ask().get("round"), self.invitation.settings.rounds
+        if type(asked) is not int or asked not in range(first, first + rounds):
+            raise FederationError(f"was asked for round {asked!r}, which is none of the task's")
+        return asked
+
+    def rungs(self) -> list[Rung]:
+        """To judge."""
+        names = self._ask().get("rungs")
+        some = isinstance(names, list) and 1 <= len(names) <= len(RUNGS)
+        if not isinstance(names, list) or not some or set(names) - set(RUNGS):
+            raise FederationError(f"was asked to judge rungs {names!r}, of {', '.join(RUNGS)}")
+        return [RUNGS[str(name)] for name in names]
+
+    def sums(self) -> list[Asked]:
+        """Of readouts."""
+        count = self._ask().get("count")
+        if type(count) is not int:
+            raise FederationError(f"was asked for {count!r} sums at once, expected a number")
+        return asked_of(self.arrays, count, self.labels)
+
+    def vector(self) -> Tensor:
+        """The global context vector [layers, 2, hidden]."""
+        invitation = self.invitation
+        return tensor_of(self.memory.arrays(VECTOR), invitation.wire, invitation.vector_shape)
+
+    def values(self, fit: SiteFit, round_index: int) -> Tensor:
+        """Those at the sites [layers, 2, ...] after so many rounds."""
+        record, invitation = self.memory.arrays(told_name(fit, round_index)), self.invitation
+        return tensor_of(record, invitation.values_wire(fit), invitation.values_shape(fit))
+
+    def injection(self, fit: SiteFit, round_index: int) -> Injection:
+        """Of those values."""
+        return injection_of(fit, self.vector())(self.values(fit, round_index))
+
+    def read(self, fit: Fit) -> Read:
+        """The client's rows under a fit, as it was told to read them."""
+
+        def read() -> Read:
+            reading = self.memory.told(told_name(READING, fit))
+            injection = None
+            if fit != "none":
+                injection = self.injection(fit, int(str(reading["round"])))
+            return self.participant.read(injection, bool(reading["by_held_out"]))
+
+        return self.memory.read(fit, read)
+
+    def taught(self, fit: Fit) -> Read:
+        """The same, once it has learnt what all clients' rows add up to."""
+        sums = statistics_of(self.memory.arrays(told_name(SUMS, fit)), self.invitation)
+        read = self.read(fit)
+        read.reader.learn(sums)
+        return read
+
+    def _ask(self) -> ConfigRecord:
+        return self.request.config_records.get(ASK, ConfigRecord())
+
+    def _fit_among(self, known: Sequence[Fit]) -> Fit:
+        asked = self._ask().get("fit")
+        if asked not in known:
+            raise FederationError(
+                f"was asked for fit {asked!r}, expected one of {', '.join(known) or 'none'}"
+            )
+        return cast(Fit, asked)

@@ -1,0 +1,169 @@
+"""What readouts are fitted from and rungs are judged by, as arrays: sums over rows, and what is
+asked for of them.
+
+Both sides read here what the other wrote: names, types and shapes that follow from the invitation
+and from what was asked. Which values a client may claim is `coordinator.checks`'s to know.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from flwr.app import ArrayRecord
+
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import array_record, arrays_of
+from calibration.federation.wire.tensors import Layout
+from calibration.ladder import Rung
+from calibration.readout.directions import STRENGTHS
+from calibration.readout.fit import Stack
+from calibration.readout.folds import FOLDS
+from calibration.readout.stack import BIAS, STARTS, Asked, Curvature
+from calibration.readout.statistics import Statistics, block_size
+from calibration.stages.judge import Judgement
+from ifedicl_serve.errors import FederationError
+
+MAX_ASKED = len(STRENGTHS) * len(STARTS)  # in one message
+NO_FOLD = -1
+
+
+def statistics_record(statistics: Sequence[Statistics]) -> ArrayRecord:
+    """Statistics by fold, in float32 as they are `rounded`."""
+    names = ("counts", "class_sums", "second", "log_probs")
+    return array_record(
+        {
+            name: np.stack([getattr(part, name) for part in statistics]).astype(np.float32)
+            for name in names
+        }
+    )
+
+
+def statistics_of(record: ArrayRecord | None, invitation: Invitation) -> list[Statistics]:
+    """Statistics by fold. Raises FederationError."""
+    labels, hidden = len(invitation.labels), invitation.hidden_size
+    size = block_size(hidden)
+    expected: Layout = {
+        "counts": (np.float32, (FOLDS, labels)),
+        "class_sums": (np.float32, (FOLDS, labels, hidden)),
+        "second": (np.float32, (FOLDS, hidden // size, size, size)),
+        "log_probs": (np.float32, (FOLDS, labels)),
+    }
+    arrays = arrays_of(record, expected)
+    return [
+        Statistics(**{name: values[fold].astype(float) for name, values in arrays.items()})
+        for fold in range(FOLDS)
+    ]
+
+
+def asked_record(asked: Sequence[Asked]) -> ArrayRecord:
+    """What sums are asked for."""
+    left_out = [NO_FOLD if one.left_out is None else one.left_out for one in asked]
+    return array_record(
+        {
+            "strength": np.array([one.strength for one in asked], dtype=np.int64),
+            "left_out": np.array(left_out, dtype=np.int64),
+            "theta": np.array([one.theta for one in asked]),
+        }
+    )
+
+
+def asked_of(record: ArrayRecord | None, count: int, labels: int) -> list[Asked]:
+    """`count` of them. Raises FederationError."""
+    if not 1 <= count <= MAX_ASKED:
+        raise FederationError(f"was asked for {count} sums at once, expected 1 to {MAX_ASKED}")
+    expected: Layout = {
+        "strength": (np.int64, (count,)),
+        "left_out": (np.int64, (count,)),
+        "theta": (np.float64, (count, BIAS + labels)),
+    }
+    arrays = arrays_of(record, expected)
+    strengths, folds = arrays["strength"].tolist(), arrays["left_out"].tolist()
+    _refuse_strengths(strengths)
+    if not all(fold in range(NO_FOLD, FOLDS) for fold in folds):
+        raise FederationError(f"was asked to leave out folds {folds}, of {FOLDS}")
+    return [
+        Asked(strength, None if fold == NO_FOLD else fold, theta)
+        for strength, fold, theta in zip(strengths, folds, arrays["theta"], strict=True)
+    ]
+
+
+def losses_record(losses: Sequence[float]) -> ArrayRecord:
+    """A loss for each that was asked for."""
+    return array_record({"losses": np.array(losses)})
+
+
+def losses_of(record: ArrayRecord | None, count: int) -> list[float]:
+    """`count` of them. Raises FederationError."""
+    return arrays_of(record, {"losses": (np.float64, (count,))})["losses"].tolist()
+
+
+def curvatures_record(curvatures: Sequence[Curvature]) -> ArrayRecord:
+    """Losses with derivatives for each that was asked for."""
+    parts = zip(Curvature._fields, zip(*curvatures, strict=True), strict=True)
+    return array_record({name: np.array(values) for name, values in parts})
+
+
+def curvatures_of(record: ArrayRecord | None, count: int, labels: int) -> list[Curvature]:
+    """`count` of them. Raises FederationError."""
+    size = BIAS + labels
+    expected: Layout = {
+        "loss": (np.float64, (count,)),
+        "gradient": (np.float64, (count, size)),
+        "hessian": (np.float64, (count, size, size)),
+    }
+    arrays = arrays_of(record, expected)
+    parts = zip(arrays["loss"].tolist(), arrays["gradient"], arrays["hessian"], strict=True)
+    return [Curvature(*part) for part in parts]
+
+
+def stacks_record(rungs: Sequence[Rung], stacks: Mapping[Rung, Stack], labels: int) -> ArrayRecord:
+    """The readouts of those rungs that have one, in their order."""
+    ordered = [stacks[rung] for rung in rungs if rung.readout != "none"]
+    thetas = [[stack.whole, *stack.folds] for stack in ordered]
+    return array_record(
+        {
+            "strength": np.array([stack.strength for stack in ordered], dtype=np.int64),
+            "theta": np.array(thetas, dtype=float).reshape(-1, 1 + FOLDS, BIAS + labels),
+        }
+    )
+
+
+def stacks_of(record: ArrayRecord | None, rungs: Sequence[Rung], labels: int) -> dict[Rung, Stack]:
+    """The readouts of those rungs that have one. Raises FederationError."""
+    read_out = [rung for rung in rungs if rung.readout != "none"]
+    expected: Layout = {
+        "strength": (np.int64, (len(read_out),)),
+        "theta": (np.float64, (len(read_out), 1 + FOLDS, BIAS + labels)),
+    }
+    arrays = arrays_of(record, expected)
+    strengths = arrays["strength"].tolist()
+    _refuse_strengths(strengths)
+    return {
+        rung: Stack(strength, theta[0], list(theta[1:]))
+        for rung, strength, theta in zip(read_out, strengths, arrays["theta"], strict=True)
+    }
+
+
+def judgement_record(judgement: Judgement) -> ArrayRecord:
+    """A judgement but for its rows, which are a number of the answer."""
+    return array_record(
+        {
+            "losses": judgement.losses,
+            "products": judgement.products,
+            "counts": judgement.counts,
+        }
+    )
+
+
+def judgement_of(record: ArrayRecord | None, rows: int, rungs: int, labels: int) -> Judgement:
+    """Of so many rows and rungs. Raises FederationError."""
+    expected: Layout = {
+        "losses": (np.float64, (rungs,)),
+        "products": (np.float64, (rungs, rungs)),
+        "counts": (np.float64, (rungs, 3, labels)),
+    }
+    return Judgement(rows, **arrays_of(record, expected))
+
+
+def _refuse_strengths(strengths: Sequence[int]) -> None:
+    if not all(strength in range(len(STRENGTHS)) for strength in strengths):
+        raise FederationError(f"was asked for strengths {strengths}, of {len(STRENGTHS)}")
