@@ -109,4 +109,9 @@ def losses_added(clients: Sequence[Sequence[float]]) -> list[float]:
 
 def curvatures_added(clients: Sequence[Sequence[Curvature]]) -> list[Curvature]:
     """All clients', for each that was asked for."""
-    return [Curvature(*map(sum, zip(*parts, strict=True))) for parts in zip(*clients, strict=True)]
+    return [_curvature_sum(parts) for parts in zip(*clients, strict=True)]
+
+
+def _curvature_sum(parts: Sequence[Curvature]) -> Curvature:
+    losses, gradients, hessians = zip(*parts, strict=True)
+    return Curvature(sum(losses), sum(gradients), sum(hessians))

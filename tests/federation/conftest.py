@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
 from calibration.data.examples import Example
 from calibration.federation.client.app import client_app
 from calibration.federation.client.participant import Owner
 from calibration.federation.coordinator import fleet
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
 from calibration.settings import Settings
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.identity import ModelIdentity
@@ -22,7 +24,9 @@ from tests.calibration.conftest import examples, llama, llama_folder, one_thread
 
 __all__ = ["examples", "llama", "llama_folder", "one_thread", "task"]
 
-SETTINGS = Settings(layers=(1, 2), rounds=3, local_steps=3, batch_size=4)
+SETTINGS = Settings(
+    layers=(1, 2), fit="coefficients", readout="none", rounds=3, local_steps=3, batch_size=4
+)
 Tamper = Callable[[str, RecordDict], RecordDict | Error | None]
 
 
@@ -46,7 +50,8 @@ class Node:
 
 @dataclass
 class LoopGrid:
-    """Delivers a message by calling the client, and keeps everything that passed."""
+    """Delivers a message by calling the client, and keeps everything that passed. What arrives has
+    been bytes, as on a wire."""
 
     owners: dict[int, Owner]
     nodes: dict[int, Node] = field(default_factory=dict)
@@ -81,7 +86,9 @@ class LoopGrid:
         return identifiers
 
     def _deliver(self, message: Message, node: Node) -> None:
-        reply = self.app(message, node.context)
+        delivered = Message(on_a_wire(message.content), metadata=message.metadata)
+        reply = self.app(delivered, node.context)
+        reply.content = on_a_wire(reply.content)
         self.received.append(reply)
         outcome = node.tamper(message.metadata.message_type, reply.content)
         if isinstance(outcome, Error):
@@ -91,6 +98,13 @@ class LoopGrid:
 
     def pull_messages(self, identifiers) -> list[Message]:
         return [self.replies.pop(one) for one in list(identifiers) if one in self.replies]
+
+
+def on_a_wire(content: RecordDict) -> RecordDict:
+    """As Flower's processes hand it on."""
+    return recorddict_from_proto(
+        RecordDictProto.FromString(recorddict_to_proto(content).SerializeToString())
+    )
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 
 from calibration.federation.coordinator.federate import federate
 from calibration.federation.coordinator.fleet import Terms
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
 from calibration.result.outcome import Outcome
 from calibration.run.progress import Progress
 from calibration.state import StateStore, fingerprint
@@ -26,5 +26,11 @@ def run(
     return federate(invitation, terms, out, grid, store, progress or Progress())
 
 
-def tensors(outcome: Outcome) -> tuple[torch.Tensor, torch.Tensor]:
-    return outcome.artifact.context_vector, outcome.artifact.coefficients
+def held(outcome: Outcome) -> dict[str, torch.Tensor]:
+    """The artifact's tensors by name."""
+    return dict(outcome.artifact.tensors)
+
+
+def kinds(grid: LoopGrid) -> set[str]:
+    """Of all messages that were answered."""
+    return {reply.metadata.message_type for reply in grid.received}

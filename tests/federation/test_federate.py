@@ -3,24 +3,31 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from flwr.app import RecordDict
 
 from calibration.data.examples import Example, split_held_out
-from calibration.federation.wire.messages import Invitation
+from calibration.data.rows import Rows
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import tensor_of
+from calibration.federation.wire.tensors import Wire
 from calibration.model.hooked import HookedModel
+from calibration.model.sites import SiteFit
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
 from calibration.state import StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import DataError
 from tests.federation.conftest import SETTINGS, LoopGrid
-from tests.federation.running import run, tensors
+from tests.federation.running import held, kinds, run
 
 # -- equal to a calibration in one process
 
 
+@pytest.mark.parametrize(
+    ("fit", "readout"), [("coefficients", "none"), ("channels", "head"), ("head", "auto")]
+)
 def test_equals_a_calibration_in_one_process(
     grid: LoopGrid,
     invitation: Invitation,
@@ -28,42 +35,58 @@ def test_equals_a_calibration_in_one_process(
     task: TaskDefinition,
     examples: list[Example],
     tmp_path: Path,
+    fit,
+    readout,
 ) -> None:
-    federated = run(grid, invitation, tmp_path / "federated")
+    settings = dataclasses.replace(SETTINGS, fit=fit, readout=readout)
+    asked = invitation.model_copy(update={"settings": settings})
+    federated = run(grid, asked, tmp_path / "federated")
     parts = [examples[:5], examples[5:9], examples[9:]]
-    splits = [split_held_out(part, 0.2, SETTINGS.seed) for part in parts]
-    held_out = [row for _, rows in splits for row in rows]
-    trains = [train for train, _ in splits]
-    job = Job(llama, invitation.model, task, trains, held_out, SETTINGS)
+    rows = [Rows(*split_held_out(part, 0.2, settings.seed)) for part in parts]
+    job = Job(llama, invitation.model, task, rows, [], settings)
     local = calibrate_here(job, tmp_path / "local", StateStore(tmp_path / "s", "x"), Progress())
-    for ours, theirs in zip(tensors(federated), tensors(local), strict=True):
-        assert torch.equal(ours, theirs)
-    assert federated.state.losses == local.state.losses
-    record = federated.artifact.spec.calibration
-    assert record.client_sizes == local.artifact.spec.calibration.client_sizes == (4, 3, 2)
-    assert record.round_losses == local.artifact.spec.calibration.round_losses != ()
-    assert record.metrics["held_out"] == len(held_out) == 3
-    for name in ("accuracy", "log_loss"):
-        assert federated.after[name] == pytest.approx(local.after[name], abs=1e-5)
+    assert federated.artifact.spec.rung == local.artifact.spec.rung
+    assert held(federated).keys() == held(local).keys()
+    for name, tensor in held(local).items():
+        assert torch.equal(held(federated)[name], tensor)
+    assert federated.done.state.losses == local.done.state.losses
+    assert federated.done.measured == local.done.measured
+    ours, theirs = (one.artifact.spec.calibration for one in (federated, local))
+    assert ours.client_sizes == theirs.client_sizes == (4, 3, 2)
+    assert ours.round_losses == theirs.round_losses
+    assert ours.wire_bytes == theirs.wire_bytes
 
 
 @pytest.mark.parametrize("wire", ["fp16", "int8"])
-def test_clients_fit_to_the_vector_that_the_artifact_holds(
-    grid: LoopGrid, invitation: Invitation, tmp_path: Path, wire: str
+def test_clients_fit_to_what_the_coordinator_keeps(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path, wire: Wire
 ) -> None:
-    """Rounding on the way must not leave coefficients that belong to another vector."""
-    outcome = run(grid, invitation.model_copy(update={"wire": wire}), tmp_path / "toy")
-    (sent,) = {
-        message.content["vector"]["values"].numpy().tobytes()
-        for message in grid.sent
-        if "vector" in message.content
-    }
-    vector = outcome.artifact.context_vector.numpy()
-    if wire == "fp16":
-        assert vector.astype(np.float16).tobytes() == sent
-    else:
-        assert np.abs(vector / np.abs(vector).max(-1, keepdims=True) * 127).max() <= 127.01
+    """Rounding on the way must not leave an artifact that nobody fitted or judged."""
+    settings = dataclasses.replace(SETTINGS, fit="channels", readout="none")
+    asked = invitation.model_copy(update={"settings": settings, "wire": wire})
+    outcome = run(grid, asked, tmp_path / "toy")
+    state = outcome.done.state
+    sent = {name: record for message in grid.sent for name, record in message.content.items()}
+    vector = tensor_of(sent["vector"], wire, asked.vector_shape)
+    assert torch.equal(vector, outcome.artifact.context_vector)
+    for done in (1, 2, 3):
+        told = tensor_of(sent[f"channels.{done}"], wire, asked.values_shape("channels"))
+        assert torch.equal(told, state.values["channels"][done])
     assert outcome.artifact.spec.calibration.settings["wire"] == wire
+    for node in grid.nodes.values():
+        node.forget()
+    assert run(grid, asked, tmp_path / "again").artifact.digest == outcome.artifact.digest
+
+
+def test_a_private_federation_fits_channels(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, fit="channels", epsilon=8.0)
+    asked = invitation.model_copy(update={"settings": settings})
+    outcome = run(grid, asked, tmp_path / "toy")
+    assert outcome.artifact.spec.rung == "channels"
+    assert outcome.done.measured.rows == 0 and outcome.done.state.held_out == []
+    assert kinds(grid) == {"query.join", "train.extract", "train.fit"}
 
 
 # -- killed and resumed
@@ -78,10 +101,10 @@ class KilledIn(Progress):
         super().__init__()
         self.round_index = round_index
 
-    def fitting(self, client: int, round_index: int):
+    def fitting(self, fit: SiteFit, client: int, round_index: int):
         if round_index == self.round_index:
             raise Killed
-        return super().fitting(client, round_index)
+        return super().fitting(fit, client, round_index)
 
 
 @pytest.mark.parametrize("round_index", [0, 2])
@@ -108,17 +131,22 @@ def test_a_state_of_another_federation_is_refused(
         run(grid, invitation.model_copy(update={"settings": other}), tmp_path / "toy")
 
 
+@pytest.mark.parametrize("kind", ["train.fit", "query.losses", "query.curvatures"])
 def test_a_restarted_client_is_told_everything_again(
-    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path, kind: str
 ) -> None:
-    undisturbed = run(grid, invitation, tmp_path / "undisturbed")
-
-    class Restart(Progress):
-        def fitting(self, client: int, round_index: int):
-            grid.nodes[11].forget()
-            return super().fitting(client, round_index)
-
+    settings = dataclasses.replace(SETTINGS, fit="channels", readout="head")
+    asked = invitation.model_copy(update={"settings": settings})
+    undisturbed = run(grid, asked, tmp_path / "undisturbed")
     for node in grid.nodes.values():
         node.forget()
-    restarted = run(grid, invitation, tmp_path / "toy", progress=Restart())
+
+    def restart(answered: str, content: RecordDict) -> RecordDict:
+        if answered == kind:
+            grid.nodes[11].forget()
+        return content
+
+    grid.nodes[11].tamper = restart
+    restarted = run(grid, asked, tmp_path / "toy")
     assert restarted.artifact.digest == undisturbed.artifact.digest
+    assert "rejoin" in {reply.content["status"]["status"] for reply in grid.received}

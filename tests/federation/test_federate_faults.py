@@ -1,20 +1,22 @@
 """The coordinator against clients that die, forget, lie and are poisoned."""
 
+import io
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Error, MetricRecord, RecordDict
 
-from calibration.data.examples import Example
 from calibration.federation.coordinator.app import LoggedProgress
-from calibration.federation.coordinator.checks import outsized, refuse_coefficients
+from calibration.federation.coordinator.checks import outsized, refuse_values
 from calibration.federation.coordinator.fleet import Terms
-from calibration.federation.wire.messages import FIT, Invitation, not_ok
-from calibration.model.hooked import HookedModel
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import FIT, not_ok
+from calibration.model.sites import SiteFit
 from calibration.result.report import write_report
 from calibration.run.progress import Progress
 from ifedicl_serve.contract.artifact import load_artifact
@@ -29,13 +31,14 @@ def test_a_client_that_dies_loses_its_own_rounds(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path
 ) -> None:
     class Dies(Progress):
-        def fitting(self, client: int, round_index: int):
+        def fitting(self, fit: SiteFit, client: int, round_index: int):
             if round_index == 1:
                 grid.nodes.pop(12, None)
-            return super().fitting(client, round_index)
+            return super().fitting(fit, client, round_index)
 
     outcome = run(grid, invitation, tmp_path / "toy", progress=Dies())
-    assert [[len(steps) for steps in one] for one in outcome.state.losses] == [
+    losses = outcome.done.state.losses["coefficients"]
+    assert [[len(steps) for steps in one] for one in losses] == [
         [3, 3, 3],
         [3, 3, 0],
         [3, 3, 0],
@@ -51,7 +54,8 @@ def test_too_few_answers_are_an_error_and_the_state_stays(
         run(grid, invitation, tmp_path / "toy", terms)
     assert not (tmp_path / "toy").exists()
     grid.nodes[10].tamper = lambda kind, content: content
-    assert run(grid, invitation, tmp_path / "toy", terms).state.rounds_done == 3
+    outcome = run(grid, invitation, tmp_path / "toy", terms)
+    assert outcome.done.state.rounds_done("coefficients") == 3
 
 
 def test_warnings_log_and_report_name_clients_by_their_numbers(
@@ -68,7 +72,7 @@ def test_warnings_log_and_report_name_clients_by_their_numbers(
         outcome = run(grid, invitation, tmp_path / "toy", progress=progress)
     named = [re.search(r"loss of client (\d) did not fall", sign) for sign in outcome.warnings]
     assert [one[1] for one in named if one] == ["1", "2"]
-    assert "round 3/3: mean loss of client 1: 1.500, client 2: 1.500" in caplog.text
+    assert "coefficients, round 3/3: mean loss of client 1: 1.500, client 2: 1.500" in caplog.text
     report = write_report(outcome, progress.seconds, tmp_path / "report").read_text()
     assert "| round | client 1 | client 2 |" in report
 
@@ -86,37 +90,48 @@ def with_numbers(content: RecordDict, **changed) -> RecordDict:
     return RecordDict({**content, "numbers": numbers})
 
 
-def with_values(content: RecordDict, name: str, values: np.ndarray) -> RecordDict:
-    return RecordDict({**content, name: ArrayRecord({"values": Array(values)})})
+def with_arrays(content: RecordDict, **changed: np.ndarray) -> RecordDict:
+    arrays = ArrayRecord({**content["answer"], **{k: Array(v) for k, v in changed.items()}})
+    return RecordDict({**content, "answer": arrays})
 
 
-def nan(content: RecordDict, name: str) -> RecordDict:
-    return with_values(content, name, content[name]["values"].numpy() * np.float32(math.nan))
+def array(content: RecordDict, name: str = "values") -> np.ndarray:
+    return content["answer"][name].numpy()
+
+
+def nan(content: RecordDict, name: str = "values") -> RecordDict:
+    return with_arrays(content, **{name: array(content, name) * np.float32(math.nan)})
+
+
+def with_bytes(content: RecordDict, name: str, data: bytes) -> RecordDict:
+    sent = content["answer"][name]
+    forged = Array(sent.dtype, sent.shape, sent.stype, data)
+    return RecordDict({**content, "answer": ArrayRecord({**content["answer"], name: forged})})
+
+
+def claiming(shape: tuple[int, ...], content: RecordDict) -> RecordDict:
+    """A header of another shape before the same values."""
+    stream = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return with_bytes(content, "values", stream.getvalue() + array(content).tobytes())
 
 
 GARBAGE = {
-    "NaN vector": ("train.extract", lambda c: nan(c, "vector")),
-    "wrong shape": ("train.extract", lambda c: with_values(c, "vector", np.zeros(3, np.float32))),
-    "float64": ("train.extract", lambda c: with_values(c, "vector", np.zeros((3, 2, 64)))),
-    "no tensor": ("train.extract", lambda c: RecordDict({k: c[k] for k in ("status", "numbers")})),
+    "NaN vector": ("train.extract", nan),
+    "wrong shape": ("train.extract", lambda c: with_arrays(c, values=np.zeros(3, np.float32))),
+    "float64": ("train.extract", lambda c: with_arrays(c, values=np.zeros((3, 2, 64)))),
+    "no arrays": ("train.extract", lambda c: RecordDict({k: c[k] for k in ("status", "numbers")})),
+    "another array": ("train.extract", lambda c: with_arrays(c, text=np.zeros(1, np.float32))),
     "absurd vector": (
         "train.extract",
-        lambda c: with_values(c, "vector", c["vector"]["values"].numpy() * np.float32(1000)),
+        lambda c: with_arrays(c, values=array(c) * np.float32(1000)),
     ),
-    "no bytes": (
-        "train.extract",
-        lambda c: RecordDict(
-            {
-                **c,
-                "vector": ArrayRecord(
-                    {"values": Array("float32", (3, 2, 64), "numpy.ndarray", b"")}
-                ),
-            }
-        ),
-    ),
+    "no bytes": ("train.extract", lambda c: with_bytes(c, "values", b"")),
+    "a terabyte": ("train.extract", partial(claiming, (10**6, 10**6))),
     "too many bytes": (
         "train.extract",
-        lambda c: with_values(c, "vector", np.zeros((1000, 1000), np.float32)),
+        lambda c: with_arrays(c, values=np.zeros((1000, 1000), np.float32)),
     ),
     "more examples than announced": ("train.extract", lambda c: with_numbers(c, count=5)),
     "no examples": ("train.extract", lambda c: with_numbers(c, count=0)),
@@ -126,14 +141,11 @@ GARBAGE = {
     "refusal": ("train.extract", lambda c: not_ok("refused", "is busy")),
     "crash": ("train.extract", lambda c: Error(code=1, reason="ClientApp crashed")),
     "silence": ("train.extract", lambda c: None),
-    "NaN coefficients": ("train.fit", lambda c: nan(c, "coefficients")),
-    "absurd coefficients": (
-        "train.fit",
-        lambda c: with_values(c, "coefficients", c["coefficients"]["values"].numpy() + 1000),
-    ),
+    "NaN coefficients": ("train.fit", nan),
+    "absurd coefficients": ("train.fit", lambda c: with_arrays(c, values=array(c) + 1000)),
     "untouched sites": (
         "train.fit",
-        lambda c: with_values(c, "coefficients", np.full((3, 2, 2), 0.5, np.float32)),
+        lambda c: with_arrays(c, values=np.full((3, 2, 2), 0.5, np.float32)),
     ),
     "NaN loss": ("train.fit", lambda c: with_numbers(c, losses=[math.nan] * 3)),
     "absurd losses": ("train.fit", lambda c: with_numbers(c, losses=[1e308] * 3)),
@@ -152,11 +164,22 @@ GARBAGE = {
     "negative client": ("query.join", lambda c: with_numbers(c, client=-1)),
     "taken number": ("query.join", lambda c: with_numbers(c, client=0)),
     "unknown field": ("query.join", lambda c: with_numbers(c, text=1)),
-    "NaN metrics": ("evaluate.measure", lambda c: with_numbers(c, adapted_accuracy=math.nan)),
-    "absurd log-loss": ("evaluate.measure", lambda c: with_numbers(c, adapted_log_loss=1e308)),
-    "accuracy of 5": ("evaluate.measure", lambda c: with_numbers(c, zero_shot_accuracy=5.0)),
-    "negative log-loss": ("evaluate.measure", lambda c: with_numbers(c, zero_shot_log_loss=-1.0)),
-    "no accuracy": ("evaluate.measure", lambda c: RecordDict({**c, "numbers": MetricRecord({})})),
+    "NaN judgement": ("evaluate.judge", lambda c: nan(c, "losses")),
+    "rows nobody has": ("evaluate.judge", lambda c: with_numbers(c, rows=2)),
+    "half a row": ("evaluate.judge", lambda c: with_numbers(c, rows=0.5)),
+    "absurd losses of rungs": (
+        "evaluate.judge",
+        lambda c: with_arrays(c, losses=array(c, "losses") * 1e6),
+    ),
+    "products of other losses": (
+        "evaluate.judge",
+        lambda c: with_arrays(c, products=array(c, "products") / 4),
+    ),
+    "counts of more rows": (
+        "evaluate.judge",
+        lambda c: with_arrays(c, counts=array(c, "counts") + 1),
+    ),
+    "half counts": ("evaluate.judge", lambda c: with_arrays(c, counts=array(c, "counts") / 2)),
 }
 
 
@@ -173,9 +196,10 @@ def test_garbage_costs_its_sender_alone(
     terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
     outcome = run(grid, invitation, tmp_path / "toy", terms)
     assert load_artifact(tmp_path / "toy").digest == outcome.artifact.digest
-    expected = {"query.join": 2, "train.extract": 2, "train.fit": 3, "evaluate.measure": 3}
-    assert len(outcome.state.federation["clients"]) == expected[spoiled]
-    fitted = [bool(one_round[-1]) for one_round in outcome.state.losses]
+    expected = {"query.join": 2, "train.extract": 2, "train.fit": 3, "evaluate.judge": 3}
+    state = outcome.done.state
+    assert len(state.federation["clients"]) == expected[spoiled]
+    fitted = [bool(one_round[-1]) for one_round in state.losses["coefficients"]]
     assert fitted == [spoiled != "train.fit"] * 3  # the last client's, if it is there
     rows = outcome.artifact.spec.calibration.metrics["held_out"]
     assert rows == (3 if spoiled == "train.fit" else 2)
@@ -188,12 +212,12 @@ def test_a_vector_that_overflows_is_left_out_of_two(
     """Two cannot outvote each other, but this one would end every round with NaN."""
     del grid.nodes[12]
     grid.nodes[11].tamper = lambda kind, content: (
-        with_values(content, "vector", np.full((3, 2, 64), 1e38, np.float32))
+        with_arrays(content, values=np.full((3, 2, 64), 1e38, np.float32))
         if kind == "train.extract"
         else content
     )
     outcome = run(grid, invitation, tmp_path / "toy", Terms(2, 1, wait=0.3, timeout=0.3))
-    assert outcome.state.federation["clients"] == [0]
+    assert outcome.done.state.federation["clients"] == [0]
 
 
 def test_another_model_is_refused_with_the_reason(
@@ -228,56 +252,22 @@ def test_outsized_needs_a_majority_to_compare_with() -> None:
     assert outsized({1: vectors[1], 2: vectors[2]}) == []
 
 
-def test_coefficients_within_reason_pass() -> None:
-    untouched = torch.tensor([[True, False]])
-    refuse_coefficients(torch.tensor([[[0.0, 1.0], [3.0, -2.0]]]), untouched)
+def test_values_within_reason_pass() -> None:
+    untouched, identity = torch.tensor([[True, False]]), torch.tensor([[0.0, 1.0]])
+    refuse_values("coefficients", torch.tensor([[[0.0, 1], [3, -2]]]), untouched, identity)
     with pytest.raises(FederationError, match="expected within 100"):
-        refuse_coefficients(torch.tensor([[[0.0, 1.0], [101.0, 1.0]]]), untouched)
+        refuse_values("coefficients", torch.tensor([[[0.0, 1], [101, 1]]]), untouched, identity)
     with pytest.raises(FederationError, match="does not adapt"):
-        refuse_coefficients(torch.tensor([[[0.1, 1.0], [3.0, -2.0]]]), untouched)
+        refuse_values("coefficients", torch.tensor([[[0.1, 1], [3, -2]]]), untouched, identity)
+    channels = torch.zeros(1, 2, 2, 4)
+    channels[0, 1, 1] = 1e6  # a shift is as large as an activation
+    refuse_values("channels", channels, untouched, torch.zeros(1, 2, 4))
+    channels[0, 1, 0, 0] = 101.0
+    with pytest.raises(FederationError, match="expected within 100"):
+        refuse_values("channels", channels, untouched, torch.zeros(1, 2, 4))
 
 
 @pytest.mark.parametrize(("clients", "quorum"), [(3, 0), (3, 4)])
 def test_a_quorum_out_of_reach_is_refused(clients: int, quorum: int) -> None:
     with pytest.raises(FederationError, match=f"quorum is {quorum}"):
         Terms(clients, quorum)
-
-
-def test_messages_hold_no_text_and_no_token_id(
-    grid: LoopGrid,
-    invitation: Invitation,
-    examples: list[Example],
-    llama: HookedModel,
-    tmp_path: Path,
-) -> None:
-    """Everything a client ever sent, as the records it is made of."""
-    run(grid, invitation, tmp_path / "toy")
-    assert {reply.metadata.message_type for reply in grid.received} == {
-        "query.join",
-        "train.extract",
-        "train.fit",
-        "evaluate.measure",
-    }
-    allowed = {"client", "examples", "held_out", "count", "label_counts", "losses"}
-    for reply in grid.received:
-        content = reply.content
-        assert set(content) <= {"status", "numbers", "vector", "coefficients"}
-        assert content["status"] == ConfigRecord({"status": "ok"})
-        for name, value in content["numbers"].items():
-            assert name in allowed or name.endswith(("accuracy", "log_loss", "macro_f1"))
-            assert isinstance(value, int | float | list)
-        for record in content.array_records.values():
-            assert set(record) == {"values"}
-            assert record["values"].numpy().shape in {(3, 2, 64), (3, 2, 2)}
-        wire = b"".join(part.deflate() for part in parts_of(content))
-        for example in examples:
-            assert example.text.encode() not in wire
-            ids = llama.tokenizer(example.text)["input_ids"]
-            for width in (np.int16, np.int32, np.int64):
-                assert np.array(ids[:4], width).tobytes() not in wire
-
-
-def parts_of(part):
-    yield part
-    for child in (part.children or {}).values():
-        yield from parts_of(child)

@@ -11,10 +11,11 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from calibration.federation.client import app as client_app
 from calibration.federation.client.answers import Answers
-from calibration.federation.wire.messages import FIT, Invitation, tensor_record
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import FIT, tensor_record
 from ifedicl_serve.errors import QuorumError
 from tests.federation.conftest import SETTINGS, LoopGrid
-from tests.federation.running import run
+from tests.federation.running import kinds, run
 
 
 @pytest.fixture
@@ -30,10 +31,10 @@ def test_a_private_client_sends_no_losses_no_label_counts_and_no_metrics(
     grid: LoopGrid, private: Invitation, tmp_path: Path
 ) -> None:
     outcome = run(grid, private, tmp_path / "toy")
-    assert outcome.before == outcome.after == {}
+    assert outcome.done.measured.rows == 0
     assert outcome.artifact.spec.calibration.settings["epsilon"] == 8.0
+    assert kinds(grid) == {"query.join", "train.extract", "train.fit"}
     for reply in grid.received:
-        assert reply.metadata.message_type != "evaluate.measure"
         for name, value in reply.content["numbers"].items():
             assert value == [] or name in {"client", "examples", "held_out", "count"}
 
@@ -50,9 +51,14 @@ def test_a_private_client_gives_the_same_answer_when_asked_again(
             for reply in grid.received
             if reply.metadata.reply_to_message_id == message.metadata.message_id
         )
-        if message.metadata.message_type == FIT:
-            coefficients = torch.rand(3, 2, 2)  # a curious coordinator asks about others
-            message.content["coefficients"] = tensor_record(coefficients, "fp32")
+        if message.metadata.message_type == FIT:  # a curious coordinator asks about others
+            node.forget()
+            message.content["invitation"] = private.to_record()
+            message.content["vector"] = tensor_record(torch.rand(3, 2, 64), "fp32")
+            round_index = message.content["ask"]["round"]
+            message.content[f"coefficients.{round_index}"] = tensor_record(
+                torch.rand(3, 2, 2), "fp32"
+            )
         assert grid.app(message, node.context).content == first.content
 
 
@@ -81,7 +87,7 @@ def test_a_private_client_refuses_to_answer_again_from_other_rows(
     for node in grid.nodes.values():
         node.forget()
     outcome = run(grid, private, tmp_path / "again")
-    assert outcome.state.clients == [0, 1]
+    assert outcome.done.state.clients == [0, 1]
     (reason,) = {
         str(reply.content["status"]["reason"])
         for reply in grid.received
@@ -98,7 +104,7 @@ def test_a_private_answer_that_cannot_be_read_is_not_computed_again(
     answer.write_bytes(b"damaged")
     for node in grid.nodes.values():
         node.forget()
-    assert run(grid, private, tmp_path / "again").state.clients == [0, 1]
+    assert run(grid, private, tmp_path / "again").done.state.clients == [0, 1]
     assert answer.read_bytes() == b"damaged"
 
 
@@ -143,7 +149,7 @@ def test_rounds_beyond_the_settings_are_refused(
 ) -> None:
     run(grid, invitation, tmp_path / "toy")
     message = next(one for one in grid.sent if one.metadata.message_type == FIT)
-    message.content["round"] = ConfigRecord({"index": index})
+    message.content["ask"] = ConfigRecord({"fit": "coefficients", "round": index})
     reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context)
     assert reply.content["status"]["status"] == "refused"
 
@@ -155,8 +161,32 @@ def test_another_invitation_in_the_same_run_is_refused(
     run(grid, private, tmp_path / "toy")
     more = dataclasses.replace(private.settings, rounds=100)
     message = next(one for one in grid.sent if one.metadata.message_type == FIT)
-    message.content["round"] = ConfigRecord({"index": 50})
+    message.content["ask"] = ConfigRecord({"fit": "coefficients", "round": 50})
     message.content["invitation"] = private.model_copy(update={"settings": more}).to_record()
     reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context)
     reason = "was sent another invitation than before in the same run"
     assert reply.content["status"] == ConfigRecord({"status": "refused", "reason": reason})
+
+
+@pytest.mark.parametrize(
+    "kind", ["evaluate.held_out", "query.statistics", "query.losses", "evaluate.judge"]
+)
+def test_a_private_client_tells_no_sums(
+    grid: LoopGrid, private: Invitation, invitation: Invitation, tmp_path: Path, kind: str
+) -> None:
+    """Whatever else it is told with the question."""
+    settings = dataclasses.replace(SETTINGS, fit="channels", readout="head")
+    run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    told = {name: record for one in grid.sent for name, record in one.content.items()}
+    message = next(one for one in grid.sent if one.metadata.message_type == kind)
+    node = grid.nodes[message.metadata.dst_node_id]
+    node.forget()
+    channels = dataclasses.replace(private.settings, fit="channels", readout="none")
+    asked = private.model_copy(update={"settings": channels})
+    after = message.content["ask"].get("round", told["reading.channels"]["round"])
+    others = {f"channels.{done}" for done in range(4) if done != after}
+    content = {**told, **message.content, "invitation": asked.to_record()}
+    message.content = RecordDict({k: v for k, v in content.items() if k not in others})
+    status = grid.app(message, node.context).content["status"]
+    reason = "tells no sums of its rows: they would not be private"
+    assert status == ConfigRecord({"status": "refused", "reason": reason})

@@ -7,7 +7,8 @@ import pytest
 from calibration.federation.coordinator import app as server_app
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.coordinator.fleet import Terms
-from calibration.federation.wire.messages import FIT, Invitation
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import FIT
 from ifedicl_serve.errors import DataError, FederationError, QuorumError
 from tests.federation.conftest import LoopGrid
 
@@ -36,7 +37,7 @@ def test_a_state_is_continued(job: FederationJob, grid: LoopGrid) -> None:
     before = len(grid.received)
     job.run(grid)
     kinds = {reply.metadata.message_type for reply in grid.received[before:]}
-    assert kinds == {"query.join", "train.fit", "evaluate.measure"}
+    assert kinds == {"query.join", "train.fit", "evaluate.judge"}
     assert (job.out / "report" / "report.md").is_file()
 
 

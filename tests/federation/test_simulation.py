@@ -12,12 +12,13 @@ import pytest
 from calibration.command.federate import federate
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.simulate import data_digests, owners_of
-from calibration.federation.wire.messages import Invitation
+from calibration.federation.wire.invitation import Invitation
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import DataError
 
 IFEDICL = Path(sys.executable).with_name("ifedicl")
-OPTIONS = ["--rounds=2", "--local-steps=3", "--batch-size=4", "--layers=last:2"]
+OPTIONS = ["--fit=coefficients", "--readout=none", "--layers=last:2"]  # a message a round
+OPTIONS += ["--rounds=2", "--local-steps=3", "--batch-size=4"]
 
 
 def ifedicl(*arguments: object) -> subprocess.CompletedProcess[str]:

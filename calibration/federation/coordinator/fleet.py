@@ -19,8 +19,10 @@ from flwr.serverapp import Grid
 from calibration.federation.coordinator.ledger import Ledger
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import (
+    CURVATURES,
     INVITATION,
     JOIN,
+    LOSSES,
     OK,
     REJOIN,
     Member,
@@ -38,6 +40,7 @@ UNDELIVERED = (
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
     ErrorCode.NODE_UNAVAILABLE,
 )
+MANY = (LOSSES, CURVATURES)  # not worth a line each
 UNKNOWN = -1  # a node that has not introduced itself
 Answer = TypeVar("Answer")
 
@@ -149,7 +152,8 @@ class Fleet:
                     forgot.append(node)
                     continue
                 answers[member.client] = read(_accepted(reply), member)
-                logger.info("%s: client %d answered", kind, member.client)
+                level = logging.DEBUG if kind in MANY else logging.INFO
+                logger.log(level, "%s: client %d answered", kind, member.client)
             except FederationError as error:
                 logger.error("%s: client %d %s; left out", kind, member.client, error)
         return forgot

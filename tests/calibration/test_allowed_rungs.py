@@ -1,0 +1,38 @@
+"""Which rungs are tried under another rule than FedAvg, and with privacy."""
+
+import dataclasses
+
+import pytest
+
+from calibration.ladder import Rung, tried
+from calibration.settings import Settings
+from ifedicl_serve.errors import DataError
+
+SETTINGS = Settings(layers=(0,))
+
+
+@pytest.mark.parametrize("name", ["median", "multi_krum"])
+def test_a_rule_that_outvotes_tries_no_readout(name) -> None:
+    """They are sums over clients, in which one says as much as it likes."""
+    settings = dataclasses.replace(SETTINGS, aggregation=name)
+    expected = [Rung("none", "none"), Rung("coefficients", "none"), Rung("channels", "none")]
+    assert list(tried(settings, 1000)) == expected
+    assert tried(settings, 10) == (Rung("coefficients", "none"),)
+    channels = dataclasses.replace(settings, fit="channels")
+    assert tried(channels, 0) == (Rung("channels", "none"),)
+
+
+@pytest.mark.parametrize("asked", [{"fit": "head"}, {"readout": "bias"}])
+def test_a_readout_that_was_asked_for_is_refused_with_the_reason(asked) -> None:
+    kind = asked.get("fit") or asked["readout"]
+    with pytest.raises(DataError, match=f"{kind!r} is fitted from sums .* median outvotes nobody"):
+        dataclasses.replace(SETTINGS, aggregation="median", **asked)
+    with pytest.raises(DataError, match="not private yet; with --epsilon fit coefficients"):
+        dataclasses.replace(SETTINGS, epsilon=8.0, **asked)
+
+
+def test_private_clients_fit_the_papers_or_what_was_asked_for() -> None:
+    private = dataclasses.replace(SETTINGS, epsilon=8.0)
+    assert tried(private, 0) == (Rung("coefficients", "none"),)
+    channels = dataclasses.replace(private, fit="channels")
+    assert tried(channels, 0) == (Rung("channels", "none"),)

@@ -1,0 +1,195 @@
+"""Readouts over messages: the same for every partition of the same rows, and lies about sums."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+
+from calibration import ladder
+from calibration.data.examples import Example
+from calibration.federation.client.participant import Owner
+from calibration.federation.coordinator.fleet import Terms
+from calibration.federation.wire.invitation import Invitation
+from calibration.federation.wire.messages import array_record
+from calibration.model.hooked import HookedModel
+from calibration.task import TaskDefinition
+from tests.federation.conftest import SETTINGS, LoopGrid
+from tests.federation.running import held, kinds, run
+from tests.federation.test_federate_faults import array, nan, with_arrays
+
+
+@pytest.fixture
+def head(invitation: Invitation) -> Invitation:
+    settings = dataclasses.replace(SETTINGS, fit="head", readout="auto")
+    return invitation.model_copy(update={"settings": settings})
+
+
+@pytest.fixture
+def rows(task: TaskDefinition) -> list[Example]:
+    """Forty, whose texts say their labels."""
+    names = [task.names[row % len(task.names)] for row in range(40)]
+    return [Example(f"{name}, number {row}", name) for row, name in enumerate(names)]
+
+
+def grid_of(parts: Sequence[Sequence[Example]], model: Path, folder: Path) -> LoopGrid:
+    owners = {}
+    for number, part in enumerate(parts):
+        path = folder / f"part-{number}.jsonl"
+        path.write_text("".join(json.dumps(asdict(example)) + "\n" for example in part))
+        owners[number] = Owner(number, str(model), path)
+    return LoopGrid(owners)
+
+
+def test_label_rows_are_the_same_however_the_rows_are_split(
+    head: Invitation, rows: list[Example], llama_folder: Path, tmp_path: Path
+) -> None:
+    """Held by one, shared out, and with one label a client."""
+    labels = head.task.names
+    splits = [
+        [rows],
+        [rows[:7], rows[7:20], rows[20:]],
+        [[row for row in rows if row.label == label] for label in labels],
+    ]
+    found = []
+    for number, parts in enumerate(splits):
+        (folder := tmp_path / str(number)).mkdir()
+        terms = Terms(len(parts), len(parts), wait=5, timeout=5)
+        outcome = run(grid_of(parts, llama_folder, folder), head, folder / "toy", terms)
+        assert outcome.artifact.spec.rung == "head"
+        assert outcome.done.measured.rows == len(rows)  # out of fold, as nothing else is fitted
+        found.append(held(outcome))
+    assert found[0]["label_rows"].abs().max() > 0
+    for other in found[1:]:
+        for name, expected in found[0].items():
+            torch.testing.assert_close(
+                other[name], expected, rtol=1e-5, atol=float(1e-5 * expected.abs().max())
+            )
+
+
+GARBAGE = {
+    "NaN sums": ("query.statistics", lambda c: nan(c, "class_sums")),
+    "half rows": ("query.statistics", lambda c: with_arrays(c, counts=array(c, "counts") / 2)),
+    "more rows": ("query.statistics", lambda c: with_arrays(c, counts=array(c, "counts") + 1)),
+    "sums of no rows": (
+        "query.statistics",
+        lambda c: with_arrays(c, class_sums=array(c, "class_sums") + 1),
+    ),
+    "negative squares": ("query.statistics", lambda c: with_arrays(c, second=-array(c, "second"))),
+    "absurd squares": (
+        "query.statistics",
+        lambda c: with_arrays(c, second=array(c, "second") + np.float32(1e20)),
+    ),
+    "positive log-probabilities": (
+        "query.statistics",
+        lambda c: with_arrays(c, log_probs=-array(c, "log_probs")),
+    ),
+    "other labels": (
+        "query.statistics",
+        lambda c: with_arrays(c, counts=array(c, "counts")[:, :2]),
+    ),
+    "infinite losses": (
+        "query.losses",
+        lambda c: with_arrays(c, losses=array(c, "losses") * math.inf),
+    ),
+    "negative losses": ("query.losses", lambda c: with_arrays(c, losses=-array(c, "losses"))),
+    "fewer losses": ("query.losses", lambda c: with_arrays(c, losses=array(c, "losses")[:1])),
+    "absurd gradient": (
+        "query.curvatures",
+        lambda c: with_arrays(c, gradient=array(c, "gradient") + 1e300),
+    ),
+    "concave": ("query.curvatures", lambda c: with_arrays(c, hessian=-array(c, "hessian"))),
+    "not symmetric": (
+        "query.curvatures",
+        lambda c: with_arrays(c, hessian=array(c, "hessian") + np.triu(np.full((7, 7), 9.0), 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_costs_its_sender_its_rows(
+    grid: LoopGrid, head: Invitation, tmp_path: Path, name: str
+) -> None:
+    """And it is not asked again until rungs are judged."""
+    spoiled, spoil = GARBAGE[name]
+    grid.nodes[12].tamper = lambda kind, content: spoil(content) if kind == spoiled else content
+    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
+    outcome = run(grid, head, tmp_path / "toy", terms)
+    assert all(torch.isfinite(tensor).all() for tensor in held(outcome).values())
+    asked = [one.metadata.message_type for one in grid.sent if one.metadata.dst_node_id == 12]
+    assert [kind for kind in asked if kind.startswith("query.")][-1] == spoiled
+
+
+@pytest.mark.parametrize("part", ["strength", "left_out", "theta", "count", "fit"])
+def test_a_client_refuses_what_no_coordinator_asks(
+    grid: LoopGrid, head: Invitation, tmp_path: Path, part: str
+) -> None:
+    run(grid, head, tmp_path / "toy")
+    message = next(one for one in grid.sent if one.metadata.message_type == "query.curvatures")
+    arrays = {name: array.numpy() for name, array in message.content["asked"].items()}
+    ask = dict(message.content["ask"])
+    wrong = {"strength": -1, "left_out": 5, "theta": math.nan, "count": 10**9, "fit": "text"}
+    if part in arrays:
+        arrays[part] = np.full_like(arrays[part], wrong[part])
+    else:
+        ask[part] = wrong[part]
+    reply = ask_again(grid, message, ask, array_record(arrays))
+    assert reply["status"]["status"] == "refused"
+    assert "its own log" not in reply["status"]["reason"]
+
+
+def ask_again(grid: LoopGrid, message: Message, ask: dict, asked: ArrayRecord) -> RecordDict:
+    message.content["ask"] = ConfigRecord(ask)
+    message.content["asked"] = asked
+    return grid.app(message, grid.nodes[message.metadata.dst_node_id].context).content
+
+
+def test_messages_hold_no_text_and_no_token_id(
+    grid: LoopGrid,
+    invitation: Invitation,
+    examples: list[Example],
+    llama: HookedModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Everything a client ever sent on the whole ladder, as the records it is made of."""
+    monkeypatch.setattr(ladder, "LEAST_HELD_OUT", 1)
+    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto")
+    outcome = run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    assert len(outcome.artifact.spec.calibration.rungs) == len(ladder.LADDER)
+    assert kinds(grid) == {
+        "query.join",
+        "train.extract",
+        "train.fit",
+        "evaluate.held_out",
+        "query.statistics",
+        "query.losses",
+        "query.curvatures",
+        "evaluate.judge",
+    }
+    numbers = {"client", "examples", "held_out", "count", "label_counts", "losses", "loss", "rows"}
+    for reply in grid.received:
+        content = reply.content
+        assert set(content) <= {"status", "numbers", "answer"}
+        assert content["status"] == ConfigRecord({"status": "ok"})
+        assert set(content["numbers"]) <= numbers
+        for value in content["numbers"].values():
+            assert isinstance(value, int | float | list)
+        wire = b"".join(part.deflate() for part in parts_of(content))
+        for example in examples:
+            assert example.text.encode() not in wire
+            ids = llama.tokenizer(example.text)["input_ids"]
+            for width in (np.int16, np.int32, np.int64):
+                assert np.array(ids[:4], width).tobytes() not in wire
+
+
+def parts_of(part):
+    yield part
+    for child in (part.children or {}).values():
+        yield from parts_of(child)
