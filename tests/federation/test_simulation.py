@@ -62,7 +62,7 @@ def test_a_failed_simulation_says_so(
         (["--simulate=b", "--timeout=inf"], "timeout is inf seconds, expected above 0 and finite"),
         (["--simulate=b", "--labels=a,b,a=c"], "label names repeat: ['a', 'b', 'a']"),
         (["--simulate=b", "--lr=inf"], "learning rate is inf, expected above 0 and finite"),
-        (["--simulate=b", "--vector-clip=inf"], "vector_clip is inf, expected above 0 and finite"),
+        (["--simulate=b", "--vector-clip=inf"], "vector clip is inf, expected above 0 and finite"),
         (["--simulate=b", "--name=a task"], "should match pattern"),
         (["--simulate=typo.jsonl"], "typo.jsonl: cannot read: No such file"),
     ],
