@@ -1,6 +1,6 @@
 // Rungs, how much of a task is fitted: this task's in words, and those that were tried.
 
-import { count, el, percent } from "./dom.js";
+import { el, percent, plural } from "./dom.js";
 
 const FITTED = {
   "zero-shot": "Nothing: the answer is the model's own.",
@@ -53,12 +53,17 @@ function row({ name, numbers, log_loss, excess, standard_error, accuracy }, chos
     el(
       "th",
       { scope: "row" },
-      name,
+      ...breakable(name),
       ...(chosen ? [" ", el("span", { class: "chip" }, "chosen")] : []),
-      el("span", { class: "numbers" }, `${count(numbers)} fitted`),
+      el("span", { class: "numbers" }, plural(numbers, "number")),
     ),
     el("td", {}, log_loss.toFixed(3)),
     el("td", {}, `${excess.toFixed(3)} ± ${standard_error.toFixed(3)}`),
     el("td", {}, percent(accuracy)),
   );
+}
+
+/** A name that, where it is too long for its line, is broken behind a plus sign. */
+function breakable(name) {
+  return name.split(/(?<=\+)/).flatMap((part) => [part, el("wbr")]);
 }

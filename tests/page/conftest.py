@@ -108,6 +108,7 @@ def registry(tmp_path_factory):
         folder / "emotion",
         name="emotion",
         labels=("anger", "joy", "love"),
+        prompt=PromptTemplate(head="What does {text} mean? ", tail="\nThat is:"),
         rung="channels+head",
         extent="tail",
         calibration=make_record(rungs=TRIED),

@@ -101,12 +101,18 @@ def test_every_part_of_a_rung_is_told_and_what_is_shared(emotion):
     expect(emotion).to_contain_text("only the tokens behind the text are adapted")
 
 
+def test_only_the_place_for_the_text_is_marked_in_a_template(emotion):
+    expect(emotion.locator(".template")).to_have_text("What does {text} mean? {text}\nThat is:")
+    before = emotion.locator("mark").evaluate("mark => mark.previousSibling.data")
+    assert before == "What does {text} mean? "
+
+
 def test_rungs_tried_stand_in_a_table_with_the_chosen_one_marked(emotion):
     rows = emotion.get_by_role("table", name="Rungs tried").locator("tbody tr")
     cells = [row.inner_text().split("\t") for row in rows.all()]
     assert [[" ".join(cell.split()) for cell in row] for row in cells] == [
-        ["zero-shot 0 fitted", "1.731", "0.820 ± 0.093", "47.5%"],
-        ["channels+head chosen 196,612 fitted", "0.911", "0.000 ± 0.000", "66.3%"],
+        ["zero-shot 0 numbers", "1.731", "0.820 ± 0.093", "47.5%"],
+        ["channels+head chosen 196,612 numbers", "0.911", "0.000 ± 0.000", "66.3%"],
     ]
     current = [row.get_attribute("aria-current") for row in rows.all()]
     assert current == [None, "true"]
