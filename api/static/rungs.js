@@ -12,7 +12,7 @@ const FITTED = {
   head: "A vector for each label, which scores the model's last hidden state, and a bias.",
 };
 const SERVED = {
-  nothing: "While serving, the model runs as it would without the task; only its scores are read anew.",
+  nothing: "While serving, the model runs as it would without the task.",
   all: "While serving, every token of a prompt is adapted.",
   tail:
     "While serving, only the tokens behind the text are adapted, so what is computed of the text " +
