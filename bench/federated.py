@@ -78,6 +78,8 @@ class Bench:
                 "local_steps": size.local_steps * size.rounds // rounds,
                 "batch_size": size.batch_size,
                 "learning_rate": LEARNING_RATES["ours"],
+                "fit": "coefficients",
+                "readout": "none",
                 "seed": seed,
                 **changes,
                 "layers": parse_layers(changes.get("layers", "all"), layers),

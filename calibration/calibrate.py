@@ -16,10 +16,10 @@ from typing import Protocol
 from torch import Tensor
 
 from calibration.ladder import ZERO_SHOT, Rung, tried
-from calibration.model.sites import SITE_FITS, SiteFit, site_tensors
+from calibration.model.sites import site_tensors
 from calibration.readout.fit import Stack, Told, fit_readout, readout_tensors
-from calibration.readout.statistics import Statistics
-from calibration.settings import Settings
+from calibration.readout.statistics import Statistics, total
+from calibration.settings import SITE_FITS, Settings, SiteFit
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
@@ -83,6 +83,10 @@ class Watch:
         """Stage 1 is done."""
         return state
 
+    def told(self, state: State, counts: Sequence[float]) -> State:
+        """Clients have told of how many rows have each label, which readouts are fitted to."""
+        return state
+
     def round_done(self, state: State, fit: SiteFit, updates: Mapping[int, ClientUpdate]) -> State:
         """The server has averaged a round."""
         return state
@@ -113,7 +117,7 @@ def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
         state = watch.began(State(clients.received(mean)), vectors)
     for fit in fits:
         state = _fitted(clients, state, fit, settings, watch)
-    return _climbed(clients, state, rungs)
+    return _climbed(clients, state, rungs, watch)
 
 
 def _fitted(
@@ -132,7 +136,7 @@ def _fitted(
     return state
 
 
-def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrated:
+def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch) -> Calibrated:
     """Readouts for all rungs that have one, and the choice."""
     judging = clients.held_out > 0 or all(rung.fit == "none" for rung in rungs)
     compared = rungs if ZERO_SHOT in rungs or not judging else (ZERO_SHOT, *rungs)
@@ -144,6 +148,7 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrate
             readers = clients.readers(state, fit, rungs)
         if with_readout:
             told[fit] = readers.statistics()
+            state = watch.told(state, total(told[fit]).counts.tolist())
             readers.learn(told[fit])
         for rung in with_readout:
             stacks[rung] = fit_readout(readers, clients.labels, rung.readout)

@@ -6,14 +6,17 @@ follows from the settings and from how many rows there are to judge by; `stages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
-    from calibration.settings import FitChoice, ReadoutChoice, Settings
     from ifedicl_serve.contract.spec import Fit, ReadoutKind
 
+FitChoice = Literal["auto", "bias", "head", "coefficients", "channels"]
+FITS: tuple[FitChoice, ...] = get_args(FitChoice)
+ReadoutChoice = Literal["auto", "none", "bias", "head"]
+READOUTS: tuple[ReadoutChoice, ...] = get_args(ReadoutChoice)
 # Fewer say too little of what is fitted by gradients, whatever they would have said.
 LEAST_HELD_OUT = 32
 
@@ -58,7 +61,18 @@ def rungs_of(fit: FitChoice, readout: ReadoutChoice) -> tuple[Rung, ...]:
     )
 
 
-def tried(settings: Settings, held_out: int) -> tuple[Rung, ...]:
+class Asked(Protocol):
+    """What settings say of rungs."""
+
+    @property
+    def fit(self) -> FitChoice: ...
+    @property
+    def readout(self) -> ReadoutChoice: ...
+    @property
+    def private(self) -> bool: ...
+
+
+def tried(settings: Asked, held_out: int) -> tuple[Rung, ...]:
     """Of the rungs that were asked for, those that so many held-out rows can tell apart.
 
     Private clients tell nothing of held-out rows, so what is left open to `auto` is the paper's.
