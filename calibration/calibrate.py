@@ -93,17 +93,42 @@ class Watch:
 
 
 @dataclass(frozen=True)
+class Readouts:
+    """Those that were fitted: what was told of the rows under each fit, and how much of it each
+    rung has."""
+
+    told: Mapping[Fit, Sequence[Statistics]]
+    stacks: Mapping[Rung, Stack]
+
+
+@dataclass(frozen=True)
 class Calibrated:
-    """What a calibration arrives at: the rung that was chosen, its tensors, the rungs that were
-    tried with what was said of each (none: there were no rows to judge by), and the metrics of
-    zero-shot and of the chosen one on so many rows, each predicted by what was fitted to others."""
+    """What a calibration arrives at: the rung that was chosen, the rungs that were tried with what
+    was said of each (none: there were no rows to judge by), and the metrics of zero-shot and of the
+    chosen one on so many rows, each predicted by what was fitted to others."""
 
     state: State
+    readouts: Readouts
     rung: Rung
-    tensors: Mapping[TensorName, Tensor]
     labels: int
     trials: Sequence[Trial]
     measured: Measured
+
+    @property
+    def tensors(self) -> dict[TensorName, Tensor]:
+        """Those of the chosen rung."""
+        return self.tensors_of(self.rung)
+
+    def tensors_of(self, rung: Rung) -> dict[TensorName, Tensor]:
+        """Those of a rung that was tried."""
+        tensors: dict[TensorName, Tensor] = {}
+        vector, stack = self.state.context_vector, self.readouts.stacks.get(rung)
+        if rung.fit != "none":
+            assert vector is not None
+            tensors |= site_tensors(rung.fit, vector, self.state.best(rung.fit))
+        if stack is not None:
+            tensors |= readout_tensors(self.readouts.told[rung.fit], stack, rung.readout)
+        return tensors
 
 
 def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
@@ -158,10 +183,4 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch
         rung, trials = choose(judgement, compared, rungs)
         before, after = (judgement.metrics(compared.index(one)) for one in (ZERO_SHOT, rung))
         measured = Measured(before, after, judgement.rows)
-    tensors: dict[TensorName, Tensor] = {}
-    if rung.fit != "none":
-        assert state.context_vector is not None
-        tensors |= site_tensors(rung.fit, state.context_vector, state.best(rung.fit))
-    if rung in stacks:
-        tensors |= readout_tensors(told[rung.fit], stacks[rung], rung.readout)
-    return Calibrated(state, rung, tensors, clients.labels, trials, measured)
+    return Calibrated(state, Readouts(told, stacks), rung, clients.labels, trials, measured)

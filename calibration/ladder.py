@@ -17,8 +17,6 @@ FitChoice = Literal["auto", "bias", "head", "coefficients", "channels"]
 FITS: tuple[FitChoice, ...] = get_args(FitChoice)
 ReadoutChoice = Literal["auto", "none", "bias", "head"]
 READOUTS: tuple[ReadoutChoice, ...] = get_args(ReadoutChoice)
-# Fewer say too little of what is fitted by gradients, whatever they would have said.
-LEAST_HELD_OUT = 32
 
 
 class Rung(NamedTuple):
@@ -69,6 +67,8 @@ class Asked(Protocol):
     @property
     def readout(self) -> ReadoutChoice: ...
     @property
+    def least_held_out(self) -> int: ...
+    @property
     def private(self) -> bool: ...
 
 
@@ -80,7 +80,7 @@ def tried(settings: Asked, held_out: int) -> tuple[Rung, ...]:
     rungs = rungs_of(settings.fit, settings.readout)
     if settings.private and len(rungs) > 1:
         return tuple(rung for rung in rungs if rung == ("coefficients", "none")) or rungs[:1]
-    if settings.fit == "auto" and held_out < LEAST_HELD_OUT:
+    if settings.fit == "auto" and held_out < settings.least_held_out:
         return tuple(rung for rung in rungs if rung.fit == "none")
     if held_out == 0:
         return tuple(rung for rung in rungs if "none" in rung) or rungs[-1:]

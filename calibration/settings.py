@@ -54,6 +54,7 @@ class Settings:
     layers: tuple[int, ...]
     fit: FitChoice = "auto"  # auto: of all rungs the one that held-out rows speak for
     readout: ReadoutChoice = "auto"
+    least_held_out: int = 32  # rows; auto tries nothing that gradients fit on the word of fewer
     sites: tuple[Site, ...] = ("attn", "mlp")
     extent: Extent = "all"  # of a prompt: all its tokens, or the tail behind the text alone
     loss: Loss = "restricted"

@@ -167,13 +167,12 @@ def test_auto_tries_readouts_alone_where_few_rows_are_held_out(job: Job, tmp_pat
     assert outcome.done.state.values == {}
 
 
-def test_auto_tries_every_rung_where_rows_can_tell(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ladder, "LEAST_HELD_OUT", 2)
-    outcome = run(climbed(job, fit="auto", readout="auto"), tmp_path / "toy")
+def test_auto_tries_every_rung_where_rows_can_tell(job: Job, tmp_path: Path) -> None:
+    outcome = run(climbed(job, fit="auto", readout="auto", least_held_out=2), tmp_path / "toy")
     assert [trial.rung for trial in outcome.done.trials] == list(ladder.LADDER)
     assert outcome.done.measured.rows == 2
+    done = outcome.done
+    assert all(done.tensors_of(rung) for rung in ladder.LADDER[1:])
     chosen = next(trial for trial in outcome.done.trials if trial.rung == outcome.done.rung)
     assert outcome.done.measured.after == chosen.metrics
     assert chosen.excess <= chosen.standard_error
