@@ -177,7 +177,8 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch
             readers.learn(told[fit])
         for rung in with_readout:
             stacks[rung] = fit_readout(readers, clients.labels, rung.readout)
-    rung, trials, measured = rungs[-1], [], NOTHING
+    rung, measured = rungs[-1], NOTHING
+    trials: list[Trial] = []
     if judging:
         judgement = clients.judge(compared, stacks)
         rung, trials = choose(judgement, compared, rungs)

@@ -103,8 +103,8 @@ def _row(sets: Mapping[str, Sequence[Mapping[str, Any]]], method: str) -> list[s
         deviation = 100 * stdev(accuracy) if len(accuracy) > 1 else 0.0
         cells.append(f"{100 * fmean(accuracy):.1f} ± {deviation:.1f} ({fmean(loss):.3f})")
         means.append((fmean(accuracy), fmean(loss), fmean(values(measured, method, "ece"))))
-    accuracy, loss, error = (fmean(column) for column in zip(*means, strict=True))
-    cells += [f"{100 * accuracy:.1f} ({loss:.3f})", f"{error:.3f}"]
+    mean_accuracy, mean_loss, mean_error = (fmean(column) for column in zip(*means, strict=True))
+    cells += [f"{100 * mean_accuracy:.1f} ({mean_loss:.3f})", f"{mean_error:.3f}"]
     every = [cell for measured in sets.values() for cell in measured]
     for name in ("seconds", "numbers"):
         known = [c["methods"][method][name] for c in every if name in c["methods"][method]]

@@ -1,6 +1,7 @@
 """A client's side of fitting a readout: its rows' features, and what it tells of them."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -94,4 +95,4 @@ class Readers:
 
     def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
         by_client = zip(*(reader.curvatures(asked) for reader in self.readers), strict=True)
-        return [Curvature(*map(sum, zip(*parts, strict=True))) for parts in by_client]
+        return [reduce(Curvature.plus, parts) for parts in by_client]
