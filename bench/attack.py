@@ -19,8 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.accuracy import FULL as DATA_SIZE
-from bench.accuracy import TEMPLATES, load_data_set
+from bench.common.data_sets import PAPER, load_data_set
 from bench.common.report import machine, options, report
 from bench.federation.attack_vectors import Channel, Scene, channels, prepare
 from bench.federation.attackers import (
@@ -38,6 +37,7 @@ from calibration.model.load import open_model
 from calibration.result.record import versions
 from calibration.settings import Settings
 
+TEST_ROWS = 200
 METRICS = {"label": majority_accuracy, "word_auc": word_auc, "top_words": top_words}
 ATTACKS = {
     "label": "commonest label named %",
@@ -102,8 +102,8 @@ def attack(
 def run(model: HookedModel, folder: Path, size: Size) -> Results:
     """All data sets, channels and numbers of examples."""
     results: Results = {}
-    for name in TEMPLATES:
-        data = load_data_set(folder, name, DATA_SIZE)
+    for name in PAPER:
+        data = load_data_set(folder, name, TEST_ROWS)
         scene = prepare(model, data, size.public, size.private, size.words)
         for title, channel in channels(model.num_layers).items():
             membership = Membership(scene.public.bounded(channel), scene.private.bounded(channel))

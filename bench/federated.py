@@ -27,7 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench import accuracy
+from bench.common.data_sets import DataSet, load_data_set
 from bench.common.report import machine, options, show_headline
 from bench.common.store import Store
 from bench.federation.lora import Lora, add_adapters, run_lora
@@ -78,6 +78,8 @@ class Bench:
                 "local_steps": size.local_steps * size.rounds // rounds,
                 "batch_size": size.batch_size,
                 "learning_rate": LEARNING_RATES["ours"],
+                "fit": "coefficients",
+                "readout": "none",
                 "seed": seed,
                 **changes,
                 "layers": parse_layers(changes.get("layers", "all"), layers),
@@ -93,9 +95,9 @@ def metered(name: str, dtype: str) -> MeteredModel:
 
 
 @cache
-def data_set(folder: Path, name: str, test: int) -> accuracy.DataSet:
+def data_set(folder: Path, name: str, test: int) -> DataSet:
     """A data set with its fixed test rows, once in a process."""
-    return accuracy.load_data_set(folder, name, replace(accuracy.FULL, test=test))
+    return load_data_set(folder, name, test)
 
 
 def measure(bench: Bench, cell: Cell) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from bench.common.random_tasks import random_task
 from bench.common.report import options, report
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.plugin.request import TaskKey
+from ifedicl_serve.plugin.request import Adaptation, TaskKey
 from ifedicl_serve.plugin.slots import SlotTables
 from ifedicl_serve.tasks.index import ArtifactIndex
 from ifedicl_serve.tasks.registry import TaskRegistry
@@ -108,7 +108,7 @@ def measure_slots(model: Path, folder: Path, steps: int) -> dict[int, dict[str, 
     popularity = 1 / np.arange(1, IN_USE + 1) ** ZIPF_EXPONENT
     popularity /= popularity.sum()
     generator = np.random.default_rng(0)
-    counts = np.full(BATCH, TOKENS, dtype=np.int32)
+    computed, counts = np.zeros(BATCH, dtype=np.int32), np.full(BATCH, TOKENS, dtype=np.int32)
     measured = {}
     for resident in RESIDENT:
         tables = slot_tables(model, folder, resident)
@@ -119,8 +119,9 @@ def measure_slots(model: Path, folder: Path, steps: int) -> dict[int, dict[str, 
             batch = [tasks[i] for i in generator.choice(IN_USE, BATCH, p=popularity)]
             missed.append(sum(not tables.holds(task) for task in set(batch)))
             wanted.append(len(set(batch)))
-            taken.append(seconds(tables.assign, batch, counts))
-        hit = seconds(tables.assign, batch, counts)
+            adaptations = [Adaptation(task) for task in batch]
+            taken.append(seconds(tables.assign, adaptations, computed, counts))
+        hit = seconds(tables.assign, adaptations, computed, counts)
         missed, wanted, taken = missed[steps:], wanted[steps:], taken[steps:]  # 1st half fills
         loads = sum(missed)
         measured[resident] = {

@@ -2,9 +2,10 @@
 
 Rivals, all on vLLM as it comes: `generate(max_tokens=1, logprob_token_ids=labels)` zero-shot and
 with demonstrations before each text (prefix caching on), `classify` with one fixed head, and
-multi-LoRA. Ours: 1 to 256 distinct tasks in every batch. Every round measures each of them once,
-in turn, on fresh random prompts; ratios are medians over rounds of same-round ratios. Rivals that
-take many times as long are left out after two rounds.
+multi-LoRA. Ours: 1 to 256 distinct tasks in every batch, of coefficients, and as many full ones:
+scale and shift per channel, and label rows. Every round measures each of them once, in turn, on
+fresh random prompts; ratios are medians over rounds of same-round ratios. Rivals that take many
+times as long are left out after two rounds.
 
     python -m bench.throughput [--model PATH] [--quick] [--json FILE]
 """
@@ -41,6 +42,7 @@ def variants(engines: Engines, quick: bool) -> dict[str, tuple[Classify, int]]:
     found = {
         "zero_shot": (plain, 0),
         **{f"ours_{count}": (classify, 0) for count, classify in ours.items()},
+        f"full_{len(engines.workload.full)}": (engines.full(), 0),
     }
     if quick:
         return found
@@ -86,7 +88,8 @@ def ratio(seconds: Seconds, one: str, other: str) -> float:
 
 
 def headline(seconds: dict[str, Seconds]) -> dict[str, float]:
-    """The ratios that the project claims, by prompt length: most tasks against each rival."""
+    """The ratios that the project claims, by prompt length: most tasks against each rival, and as
+    many full ones against them."""
     claims = {}
     for length, taken in seconds.items():
         most = max((name for name in taken if name.startswith("ours")), key=_count)
@@ -95,6 +98,8 @@ def headline(seconds: dict[str, Seconds]) -> dict[str, float]:
             if name.startswith(("zero", "fixed", "few")) or name in ("ours_1", "lora_64"):
                 ours = same.get(name, most)
                 claims[f"{ours}_vs_{name}_{length}"] = ratio(taken, ours, name)
+            elif name.startswith("full"):
+                claims[f"{name}_vs_{most}_{length}"] = ratio(taken, name, most)
     return claims
 
 
@@ -153,7 +158,8 @@ def main() -> None:
         scratch = Path(folder)
         model = args.model or random_model(scratch / "model")
         adapters = 0 if args.quick else max(ADAPTERS)
-        engines = Engines(random_workload(model, scratch, max(TASKS), adapters), batch)
+        tasks = max(QUICK_TASKS if args.quick else TASKS)
+        engines = Engines(random_workload(model, scratch, tasks, adapters, full=tasks), batch)
         seconds = measure(variants(engines, args.quick), batch, rounds)
     show(seconds, batch)
     model_name = args.model.name if args.model else SHAPE

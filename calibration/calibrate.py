@@ -16,11 +16,11 @@ from typing import Protocol
 from torch import Tensor
 
 from calibration.ladder import ZERO_SHOT, Rung, tried
-from calibration.model.sites import SITE_FITS, SiteFit, site_tensors
+from calibration.model.sites import site_tensors
 from calibration.readout.fit import Stack, Told, fit_readout, readout_tensors
 from calibration.readout.metered import Metered
-from calibration.readout.statistics import Statistics
-from calibration.settings import Settings
+from calibration.readout.statistics import Statistics, total
+from calibration.settings import SITE_FITS, Settings, SiteFit
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
@@ -84,25 +84,54 @@ class Watch:
         """Stage 1 is done."""
         return state
 
+    def told(self, state: State, counts: Sequence[float]) -> State:
+        """Clients have told of how many rows have each label, which readouts are fitted to."""
+        return state
+
     def round_done(self, state: State, fit: SiteFit, updates: Mapping[int, ClientUpdate]) -> State:
         """The server has averaged a round."""
         return state
 
 
 @dataclass(frozen=True)
+class Readouts:
+    """Those that were fitted: what was told of the rows under each fit, and how much of it each
+    rung has."""
+
+    told: Mapping[Fit, Sequence[Statistics]]
+    stacks: Mapping[Rung, Stack]
+
+
+@dataclass(frozen=True)
 class Calibrated:
-    """What a calibration arrives at: the rung that was chosen, its tensors, the rungs that were
-    tried with what was said of each (none: there were no rows to judge by), and the metrics of
-    zero-shot and of the chosen one on so many rows, each predicted by what was fitted to others.
-    `sums` counts what fitting readouts costs a client on a wire."""
+    """What a calibration arrives at: the rung that was chosen, the rungs that were tried with what
+    was said of each (none: there were no rows to judge by), and the metrics of zero-shot and of the
+    chosen one on so many rows, each predicted by what was fitted to others. `sums` counts what
+    fitting readouts costs a client on a wire."""
 
     state: State
+    readouts: Readouts
     rung: Rung
-    tensors: Mapping[TensorName, Tensor]
     labels: int
     trials: Sequence[Trial]
     measured: Measured
     sums: Metered
+
+    @property
+    def tensors(self) -> dict[TensorName, Tensor]:
+        """Those of the chosen rung."""
+        return self.tensors_of(self.rung)
+
+    def tensors_of(self, rung: Rung) -> dict[TensorName, Tensor]:
+        """Those of a rung that was tried."""
+        tensors: dict[TensorName, Tensor] = {}
+        vector, stack = self.state.context_vector, self.readouts.stacks.get(rung)
+        if rung.fit != "none":
+            assert vector is not None
+            tensors |= site_tensors(rung.fit, vector, self.state.best(rung.fit))
+        if stack is not None:
+            tensors |= readout_tensors(self.readouts.told[rung.fit], stack, rung.readout)
+        return tensors
 
 
 def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
@@ -116,7 +145,7 @@ def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
         state = watch.began(State(clients.received(mean)), vectors)
     for fit in fits:
         state = _fitted(clients, state, fit, settings, watch)
-    return _climbed(clients, state, rungs)
+    return _climbed(clients, state, rungs, watch)
 
 
 def _fitted(
@@ -136,7 +165,7 @@ def _fitted(
     return state
 
 
-def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrated:
+def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch) -> Calibrated:
     """Readouts for all rungs that have one, and the choice."""
     judging = clients.held_out > 0 or all(rung.fit == "none" for rung in rungs)
     compared = rungs if ZERO_SHOT in rungs or not judging else (ZERO_SHOT, *rungs)
@@ -149,6 +178,7 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrate
             readers = sums.of(clients.readers(state, fit, rungs))
         if with_readout:
             told[fit] = readers.statistics()
+            state = watch.told(state, total(told[fit]).counts.tolist())
             readers.learn(told[fit])
         for rung in with_readout:
             stacks[rung] = fit_readout(readers, clients.labels, rung.readout)
@@ -159,10 +189,4 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung]) -> Calibrate
         rung, trials = choose(judgement, compared, rungs)
         before, after = (judgement.metrics(compared.index(one)) for one in (ZERO_SHOT, rung))
         measured = Measured(before, after, judgement.rows)
-    tensors: dict[TensorName, Tensor] = {}
-    if rung.fit != "none":
-        assert state.context_vector is not None
-        tensors |= site_tensors(rung.fit, state.context_vector, state.best(rung.fit))
-    if rung in stacks:
-        tensors |= readout_tensors(told[rung.fit], stacks[rung], rung.readout)
-    return Calibrated(state, rung, tensors, clients.labels, trials, measured, sums)
+    return Calibrated(state, Readouts(told, stacks), rung, clients.labels, trials, measured, sums)

@@ -6,16 +6,17 @@ follows from the settings and from how many rows there are to judge by; `stages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
-    from calibration.settings import FitChoice, ReadoutChoice, Settings
     from ifedicl_serve.contract.spec import Fit, ReadoutKind
 
-# Fewer say too little of what is fitted by gradients, whatever they would have said.
-LEAST_HELD_OUT = 32
+FitChoice = Literal["auto", "bias", "head", "coefficients", "channels"]
+FITS: tuple[FitChoice, ...] = get_args(FitChoice)
+ReadoutChoice = Literal["auto", "none", "bias", "head"]
+READOUTS: tuple[ReadoutChoice, ...] = get_args(ReadoutChoice)
 
 
 class Rung(NamedTuple):
@@ -59,7 +60,22 @@ def rungs_of(fit: FitChoice, readout: ReadoutChoice) -> tuple[Rung, ...]:
     )
 
 
-def allowed(settings: Settings) -> tuple[Rung, ...]:
+class Asked(Protocol):
+    """What settings say of rungs."""
+
+    @property
+    def fit(self) -> FitChoice: ...
+    @property
+    def readout(self) -> ReadoutChoice: ...
+    @property
+    def least_held_out(self) -> int: ...
+    @property
+    def aggregation(self) -> str: ...
+    @property
+    def private(self) -> bool: ...
+
+
+def allowed(settings: Asked) -> tuple[Rung, ...]:
     """Those of the rungs that were asked for that clients can fit. Raises DataError for none.
 
     A readout is fitted from sums over clients: they are not private yet, and in a sum nobody is
@@ -81,14 +97,14 @@ def allowed(settings: Settings) -> tuple[Rung, ...]:
     return without
 
 
-def tried(settings: Settings, held_out: int) -> tuple[Rung, ...]:
+def tried(settings: Asked, held_out: int) -> tuple[Rung, ...]:
     """Of the rungs that are allowed, those that so many held-out rows can tell apart.
 
     If all that is left is to fit nothing, it is the paper's. Private clients tell nothing of
     held-out rows.
     """
     rungs = allowed(settings)
-    if settings.fit == "auto" and (settings.private or held_out < LEAST_HELD_OUT):
+    if settings.fit == "auto" and (settings.private or held_out < settings.least_held_out):
         bare = tuple(rung for rung in rungs if rung.fit == "none")
         return (PAPERS,) if bare == (ZERO_SHOT,) else bare
     if held_out == 0:

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from calibration.ladder import allowed
+from calibration.ladder import FITS, READOUTS, FitChoice, ReadoutChoice, allowed
 from ifedicl_serve.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 Loss = Literal["restricted", "vocabulary"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
-FitChoice = Literal["auto", "bias", "head", "coefficients", "channels"]
-FITS: tuple[FitChoice, ...] = get_args(FitChoice)
-ReadoutChoice = Literal["auto", "none", "bias", "head"]
-READOUTS: tuple[ReadoutChoice, ...] = get_args(ReadoutChoice)
+SiteFit = Literal["coefficients", "channels"]
+SITE_FITS: tuple[SiteFit, ...] = get_args(SiteFit)
 Aggregation = Literal["fedavg", "median", "trimmed_mean", "krum", "multi_krum"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 EXTENT_CHOICES: tuple[str, ...] = ("all", "tail")
@@ -56,6 +54,7 @@ class Settings:
     layers: tuple[int, ...]
     fit: FitChoice = "auto"  # auto: of all rungs the one that held-out rows speak for
     readout: ReadoutChoice = "auto"
+    least_held_out: int = 32  # rows; auto tries nothing that gradients fit on the word of fewer
     sites: tuple[Site, ...] = ("attn", "mlp")
     extent: Extent = "all"  # of a prompt: all its tokens, or the tail behind the text alone
     loss: Loss = "restricted"
@@ -109,6 +108,10 @@ class Settings:
     def private(self) -> bool:
         """Whether clients clip and add noise."""
         return self.epsilon > 0
+
+    def peak_learning_rate(self, fit: SiteFit) -> float:
+        """Of what is fitted at the sites."""
+        return self.learning_rate if fit == "coefficients" else self.channel_learning_rate
 
     def seed_of(self, client: int, round_index: int) -> int:
         """A seed of its own for every client and round (`EXTRACTION`: before the first), the same

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from calibration.model.sites import SiteFit, first_values, injection_of
-from calibration.settings import Settings
+from calibration.model.sites import first_values, injection_of
+from calibration.settings import Settings, SiteFit
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import DataError

@@ -126,9 +126,35 @@ class TaskSummary(BaseModel):
     labels: list[str]
     template: str
     base_model: str
+    rung: Annotated[
+        str, Field(description='What was fitted, e.g. "channels+head"; "zero-shot" if nothing.')
+    ]
+    extent: Annotated[
+        Literal["all", "tail"],
+        Field(description="Which tokens of a prompt are adapted: all, or those behind the text."),
+    ]
     layers: list[int]
     sites: list[str]
     metrics: dict[str, float]
+
+
+class PromptParts(BaseModel):
+    """A prompt is `head`, the text and `tail`; a label follows behind `label_prefix`."""
+
+    head: str
+    tail: str
+    label_prefix: str
+
+
+class RungCard(BaseModel):
+    """A rung that was tried, and what held-out rows said of it."""
+
+    name: str
+    numbers: Annotated[int, Field(description="How many were fitted.")]
+    log_loss: float
+    excess: Annotated[float, Field(description="Log-loss above that of the best rung.")]
+    standard_error: Annotated[float, Field(description="Of `excess`.")]
+    accuracy: float
 
 
 class CalibrationCard(BaseModel):
@@ -143,6 +169,9 @@ class CalibrationCard(BaseModel):
     seed: int
     clients: int
     examples: int
+    rungs: Annotated[
+        list[RungCard], Field(description="What was tried; the chosen one has the task's `rung`.")
+    ]
     settings: dict[str, int | float | str]
     wire_bytes: dict[str, int]
     versions: dict[str, str]
@@ -151,25 +180,57 @@ class CalibrationCard(BaseModel):
 class TaskCard(TaskSummary):
     """What is known about a served task."""
 
+    prompt: PromptParts
     verbalizations: Annotated[
         list[str], Field(description="The words the model reads, in the order of `labels`.")
     ]
     calibration: CalibrationCard
 
 
-class Coefficients(BaseModel):
-    """`h' = beta * h + lambda * v` at every layer (row) and site (column); 1 and 0 where the task
-    does not adapt."""
+class InjectionCard(BaseModel):
+    """`h' = scale * h + shift`, channel by channel, in numbers of every layer (row) and site
+    (column); the identity where the task does not adapt."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    id: str
-    object: Literal["task.coefficients"] = "task.coefficients"
-    digest: str
     layers: list[int]
     sites: list[str]
-    beta: list[list[float]]
-    lambda_: Annotated[list[list[float]], Field(alias="lambda")]
+    scale: Annotated[list[list[float]], Field(description="Mean over channels; identity: 1.")]
+    scale_spread: Annotated[
+        list[list[float]],
+        Field(description="Standard deviation over channels; 0 where a site has one scale."),
+    ]
+    shift: Annotated[
+        list[list[float]], Field(description="Root mean square over channels; identity: 0.")
+    ]
+    beta: Annotated[
+        list[list[float]] | None,
+        Field(
+            description="Of a task that is fitted by `h' = beta * h + lambda * v`, else null, as "
+            "`lambda`."
+        ),
+    ]
+    lambda_: Annotated[list[list[float]] | None, Field(alias="lambda")]
+
+
+class ReadoutCard(BaseModel):
+    """`logits = sharpness * label log-probabilities + label rows . last hidden state + bias`."""
+
+    sharpness: float
+    bias: Annotated[dict[str, float], Field(description="Of every label.")]
+    label_rows: Annotated[bool, Field(description="Whether there are any.")]
+
+
+class Fitted(BaseModel):
+    """What a task's calibration fitted: what it does at the sites, and with the labels' scores."""
+
+    id: str
+    object: Literal["task.fitted"] = "task.fitted"
+    digest: str
+    injection: InjectionCard
+    readout: Annotated[
+        ReadoutCard | None, Field(description="null: the model's own scores are the answer.")
+    ]
 
 
 class RefusedTask(BaseModel):

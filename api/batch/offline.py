@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from api.batch.run import OnProgress
+from api.batch.run import Floats, OnProgress, Scores
 from api.classify.encoder import PromptEncoder
+from api.classify.engine import node_request
 from ifedicl_serve.contract.artifact import Artifact
-from ifedicl_serve.contract.prompt import label_trie
-from ifedicl_serve.plugin.request import TaskRequest
 from ifedicl_serve.tasks.task import Task
 
 
@@ -23,26 +21,34 @@ class BatchEngine:
     def __init__(self, llm: Any, artifact: Artifact, folder: Path) -> None:
         from vllm import PoolingParams
 
-        spec, tokenizer = artifact.spec, llm.get_tokenizer()
-        trie = label_trie(tokenizer, spec.prompt, spec.verbalizations)
+        tokenizer = llm.get_tokenizer()
         self.llm = llm
-        self.task = Task(spec, artifact.digest, generation="", folder=folder, trie=trie)
+        self.task = Task.of(artifact, tokenizer, folder)
         self.prompts = PromptEncoder(tokenizer, llm.model_config.max_model_len)
-        self.nodes = trie.nodes
-        requests = [TaskRequest(artifact.digest, node.children) for node in self.nodes]
+        self.nodes = self.task.trie.nodes
+        requests = [node_request(self.task, node) for node in self.nodes]
+        self.widths = [len(request.label_token_ids) + request.label_rows for request in requests]
         self.params = [
             PoolingParams(task="classify", extra_kwargs=request.extra_kwargs())
             for request in requests
         ]
 
-    def choices(self, prompts: list[list[int]], on_progress: OnProgress) -> npt.NDArray[np.float32]:
-        """Log-softmaxes of the trie's nodes after each prompt, [prompts, choices].
+    def scores(self, prompts: list[list[int]], on_progress: OnProgress) -> Scores:
+        """Log-softmaxes of the trie's nodes after each prompt, [prompts, choices], and the scores
+        of the task's label rows, [prompts, labels], if it has some.
 
         A prompt's nodes are asked for together and reuse its cached prefix. `on_progress` is
         told of prompts done since, in fractions.
         """
+        scores = self._node_scores(prompts, on_progress)
+        tokens = len(self.nodes[0].children)
+        first, rows, rest = np.split(scores, [tokens, self.widths[0]], axis=1)
+        return np.concatenate([first, rest], axis=1), rows if self.task.label_rows else None
+
+    def _node_scores(self, prompts: list[list[int]], on_progress: OnProgress) -> Floats:
+        """[prompts, choices and label rows]: the rows are behind the first node's choices."""
         if not prompts:
-            return np.empty((0, sum(len(node.children) for node in self.nodes)), np.float32)
+            return np.empty((0, sum(self.widths)), np.float32)
         # Else the last bits of scores would depend on what came before this chunk.
         self.llm.reset_prefix_cache()
         inputs = [
@@ -54,10 +60,9 @@ class BatchEngine:
             pooling_task="classify",
             use_tqdm=lambda **_: _Bar(len(self.nodes), on_progress),
         )
-        widths = [len(node.children) for node in self.nodes] * len(prompts)
         scores = [  # behind a request's own labels is padding
             output.outputs.data.numpy()[:width]
-            for output, width in zip(outputs, widths, strict=True)
+            for output, width in zip(outputs, self.widths * len(prompts), strict=True)
         ]
         return np.concatenate(scores).reshape(len(prompts), -1)
 

@@ -23,6 +23,10 @@ from ifedicl_serve.tasks.task import Task
 
 T = TypeVar("T")
 OnProgress = Callable[[float], None]
+Floats = npt.NDArray[np.float32]
+Scores = tuple[
+    Floats, Floats | None
+]  # [prompts, choices], and those of label rows [prompts, labels]
 
 
 class Scorer(Protocol):
@@ -31,8 +35,8 @@ class Scorer(Protocol):
     task: Task
     prompts: PromptEncoder
 
-    def choices(self, prompts: list[list[int]], on_progress: OnProgress) -> npt.NDArray[np.float32]:
-        """Log-softmaxes of the task's trie after each prompt, [prompts, choices]."""
+    def scores(self, prompts: list[list[int]], on_progress: OnProgress) -> Scores:
+        """What `Task.read_out` takes, of each prompt."""
         ...
 
 
@@ -102,9 +106,9 @@ def _classify_chunks(
     with ThreadPoolExecutor(max_workers=1) as writer:
         written = writer.submit(lambda: None)
         for number, chunk in enumerate(prepared, start=begin):
-            choices = engine.choices(chunk.prompts, on_progress)
+            choices, row_scores = engine.scores(chunk.prompts, on_progress)
             on_progress(len(chunk.rows) - len(chunk.prompts))
-            probabilities = engine.task.read_out(choices)
+            probabilities = engine.task.read_out(choices, row_scores)
             table = plan.columns.add(chunk.rows, chunk.errors, probabilities)
             written.result()
             written = writer.submit(parts.write, number, table)

@@ -41,4 +41,5 @@ class Classifier:
 
     async def _score(self, task: Task, prompt: list[int], adapted: bool) -> Scored:
         scores = await trie_scores(self.engine, task, prompt, adapted)
-        return Scored(task.read_out(scores.log_probs), len(prompt), scores.cached_tokens)
+        probabilities = task.read_out(scores.log_probs, scores.row_scores, adapted)
+        return Scored(probabilities, len(prompt), scores.cached_tokens)

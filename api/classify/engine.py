@@ -1,8 +1,9 @@
-"""The engine as the routes see it: label tokens of a prompt in, log-probabilities out."""
+"""The engine as the routes see it: label tokens of a prompt in, log-probabilities out, and with
+them the scores of a task's label rows."""
 
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -12,7 +13,8 @@ import torch
 
 from api.classify.together import all_or_none
 from api.observe.context import current_request
-from ifedicl_serve.errors import DrainingError, EngineDiedError
+from ifedicl_serve.contract.labels import TrieNode
+from ifedicl_serve.errors import DrainingError, EngineDiedError, InputError
 from ifedicl_serve.plugin.request import TaskRequest
 from ifedicl_serve.tasks.task import Task
 
@@ -23,26 +25,32 @@ CLASSIFY = f"classify-{secrets.token_hex(8)}"
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Log-probabilities among the tokens asked for (NaN: the task could not be loaded)."""
+    """Log-probabilities among the tokens asked for, and the scores of the label rows if those were
+    (NaN: the task could not be loaded)."""
 
     log_probs: npt.NDArray[np.float32]  # [tokens]
     cached_tokens: int
+    row_scores: npt.NDArray[np.float32] | None = None  # [labels]
 
 
-def _request(task: Task | None, token_ids: tuple[int, ...] = ()) -> TaskRequest:
-    """What the engine is told of the task; nothing for the base model's own answer."""
-    if task is None:
-        return TaskRequest(label_token_ids=token_ids)
-    return TaskRequest(task.digest, token_ids, task.generation)
+def node_request(task: Task, node: TrieNode, adapted: bool = True) -> TaskRequest:
+    """What the engine is asked after a prompt and a node's path; nothing of the task for the base
+    model's own answer.
+
+    All nodes adapt a prompt from the same position on. Label rows are scored at the first alone.
+    """
+    if not adapted:
+        return TaskRequest(label_token_ids=node.children)
+    tail = None if task.tail is None else task.tail + len(node.path)
+    label_rows = task.label_rows if node == task.trie.nodes[0] else 0
+    return TaskRequest(task.digest, node.children, task.generation, tail, label_rows)
 
 
 class LabelEngine(Protocol):
     """Scores the next token of a prompt under a task."""
 
-    async def token_scores(
-        self, task: Task | None, prompt_ids: list[int], token_ids: tuple[int, ...]
-    ) -> TokenScores:
-        """Log-softmax among `token_ids` after `prompt_ids`, adapted by `task` (None: by none)."""
+    async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> TokenScores:
+        """What `request` asks for, after `prompt_ids`."""
         ...
 
 
@@ -51,14 +59,15 @@ async def trie_scores(
 ) -> TokenScores:
     """The log-softmaxes of the task's label trie after a prompt, node by node: the root, then the
     inner nodes, which reuse the prompt's cached prefix."""
+
+    async def scored(node: TrieNode) -> TokenScores:
+        return await engine.token_scores([*prompt, *node.path], node_request(task, node, adapted))
+
     root, *inner = task.trie.nodes
-    injected = task if adapted else None
-    first = await engine.token_scores(injected, [*prompt, *root.path], root.children)
-    rest = await all_or_none(
-        engine.token_scores(injected, [*prompt, *node.path], node.children) for node in inner
-    )
+    first = await scored(root)
+    rest = await all_or_none(map(scored, inner))
     choices = np.concatenate([scores.log_probs for scores in (first, *rest)])
-    return TokenScores(choices, first.cached_tokens)
+    return replace(first, log_probs=choices)
 
 
 class PoolingEngine:
@@ -67,51 +76,57 @@ class PoolingEngine:
     def __init__(self, client: Any) -> None:
         self.client = client
 
-    async def token_scores(
-        self, task: Task | None, prompt_ids: list[int], token_ids: tuple[int, ...]
-    ) -> TokenScores:
+    async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> TokenScores:
         from vllm import PoolingParams
 
-        params = PoolingParams(
-            task="classify", extra_kwargs=_request(task, token_ids).extra_kwargs()
-        )
+        params = PoolingParams(task="classify", extra_kwargs=request.extra_kwargs())
         prompt = {"prompt_token_ids": prompt_ids}
         result = await _last(self.client.encode(prompt, params, **_named()))
-        log_probs = result.outputs.data.numpy()[: len(token_ids)]  # the rest is padding
-        return TokenScores(log_probs, result.num_cached_tokens or 0)
+        tokens, rows = len(request.label_token_ids), request.label_rows
+        scores = result.outputs.data.numpy()[: tokens + rows]  # the rest is padding
+        row_scores = scores[tokens:] if rows else None
+        return TokenScores(scores[:tokens], result.num_cached_tokens or 0, row_scores)
 
 
 class GenerationEngine:
     """LabelEngine on vLLM's engine client in its generate runner: one token, and label log-probs.
 
-    The whole vocabulary is scored, so it is slower than `PoolingEngine`.
+    The whole vocabulary is scored, so it is slower than `PoolingEngine`. Nothing here scores label
+    rows: a task that has some is refused with InputError, never read without them.
     """
 
     def __init__(self, client: Any) -> None:
         self.client = client
 
-    async def token_scores(
-        self, task: Task | None, prompt_ids: list[int], token_ids: tuple[int, ...]
-    ) -> TokenScores:
+    async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> TokenScores:
         from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as most
 
-        parts = [token_ids[start : start + most] for start in range(0, len(token_ids), most)]
-        scored = await all_or_none(self._generate(task, prompt_ids, part) for part in parts)
+        if request.label_rows:
+            raise InputError(
+                f"this task scores its {request.label_rows} labels with rows of its own, and this "
+                "server generates, which uses a task's scale and shift alone; classify on one that "
+                "was started with --runner pooling"
+            )
+        tokens = request.label_token_ids
+        parts = [
+            replace(request, label_token_ids=tokens[start : start + most])
+            for start in range(0, len(tokens), most)
+        ]
+        scored = await all_or_none(self._generate(prompt_ids, part) for part in parts)
         among_all = torch.from_numpy(np.concatenate([scores.log_probs for scores in scored]))
         cached = min(scores.cached_tokens for scores in scored)
         return TokenScores(among_all.log_softmax(dim=0).numpy(), cached)
 
-    async def _generate(
-        self, task: Task | None, prompt_ids: list[int], token_ids: tuple[int, ...]
-    ) -> TokenScores:
-        """Log-probabilities of `token_ids` among the whole vocabulary."""
+    async def _generate(self, prompt_ids: list[int], request: TaskRequest) -> TokenScores:
+        """Log-probabilities of the label tokens among the whole vocabulary."""
         from vllm import SamplingParams
 
+        token_ids = request.label_token_ids
         params = SamplingParams(
             max_tokens=1,
             logprob_token_ids=list(token_ids),
             detokenize=False,
-            extra_args=_request(task).extra_kwargs(),
+            extra_args=replace(request, label_token_ids=()).extra_kwargs(),
         )
         prompt = {"prompt_token_ids": prompt_ids}
         result = await _last(self.client.generate(prompt, params, **_named()))

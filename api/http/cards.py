@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ifedicl_serve.schema import CalibrationCard, TaskCard, TaskSummary
+from ifedicl_serve.schema import CalibrationCard, PromptParts, RungCard, TaskCard, TaskSummary
 from ifedicl_serve.tasks.task import ListedTask
 
 
@@ -13,9 +13,10 @@ def task_summary(task: ListedTask) -> TaskSummary:
 
 def task_card(task: ListedTask) -> TaskCard:
     """All that a caller may know about a task."""
-    made = task.spec.calibration
+    made, prompt = task.spec.calibration, task.spec.prompt
     return TaskCard(
         **_summary(task),
+        prompt=PromptParts(head=prompt.head, tail=prompt.tail, label_prefix=prompt.label_prefix),
         verbalizations=task.spec.verbalizations,
         calibration=CalibrationCard(
             loss=made.loss,
@@ -24,6 +25,7 @@ def task_card(task: ListedTask) -> TaskCard:
             seed=made.seed,
             clients=len(made.client_sizes),
             examples=sum(made.client_sizes),
+            rungs=[RungCard(**rung.model_dump()) for rung in made.rungs],
             settings=made.settings,
             wire_bytes=made.wire_bytes,
             versions=made.versions,
@@ -39,6 +41,8 @@ def _summary(task: ListedTask) -> dict[str, Any]:
         "labels": [label.name for label in spec.labels],
         "template": spec.prompt.template,
         "base_model": spec.model.name,
+        "rung": spec.rung,
+        "extent": spec.extent,
         "layers": list(spec.layers),
         "sites": list(spec.sites),
         "metrics": spec.calibration.metrics,

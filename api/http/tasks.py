@@ -1,18 +1,17 @@
-"""`GET` of `/v1/tasks`, a task and its coefficients."""
+"""`GET` of `/v1/tasks`, a task and what was fitted for it."""
 
 import asyncio
 
 from fastapi import APIRouter
-from torch import Tensor
 
 from api.access.allowed import VisibleTasks, find_task
 from api.errors import TaskRoute
 from api.http.cards import task_card, task_summary
 from api.http.dependencies import ERRORS, Tasks
+from api.http.fitted import fitted
 from ifedicl_serve.contract.artifact import load_artifact
-from ifedicl_serve.contract.injection import BETA, LAMBDA, SITES
 from ifedicl_serve.errors import ArtifactError, TaskUnavailableError
-from ifedicl_serve.schema import Coefficients, RefusedTask, TaskCard, TaskList
+from ifedicl_serve.schema import Fitted, RefusedTask, TaskCard, TaskList
 from ifedicl_serve.tasks.task import Task
 
 router = APIRouter(route_class=TaskRoute, tags=["tasks"])
@@ -32,36 +31,26 @@ async def get_task(name: str, tasks: Tasks) -> TaskCard:
     return task_card(await find_task(tasks, name))
 
 
-@router.get("/v1/tasks/{name}/coefficients", responses={s: ERRORS[s] for s in (404, 422, 503)})
-async def get_coefficients(name: str, tasks: Tasks) -> Coefficients:
-    """What one task's calibration fitted: beta and lambda of every layer and site."""
-    task = await find_task(tasks, name)
-    task, coefficients = await asyncio.to_thread(_read_coefficients, tasks, task)
-    return Coefficients(
-        id=task.name,
-        digest=task.digest,
-        layers=list(range(task.spec.num_layers)),
-        sites=list(SITES),
-        beta=coefficients[..., BETA].tolist(),
-        lambda_=coefficients[..., LAMBDA].tolist(),
-    )
+@router.get("/v1/tasks/{name}/fitted", responses={s: ERRORS[s] for s in (404, 422, 503)})
+async def get_fitted(name: str, tasks: Tasks) -> Fitted:
+    """What one task's calibration fitted: numbers of every layer and site, and of every label."""
+    return await asyncio.to_thread(_read_fitted, tasks, await find_task(tasks, name))
 
 
-def _read_coefficients(tasks: VisibleTasks, task: Task) -> tuple[Task, Tensor]:
-    """Coefficients [layers, sites, 2], which no registry keeps, and the task they are of: its
-    successor, if it was replaced. Raises TaskUnavailableError, or TaskNotFoundError if it is gone.
-    """
+def _read_fitted(tasks: VisibleTasks, task: Task) -> Fitted:
+    """From the artifact, as no registry keeps tensors: the task's, or, if it was replaced, its
+    successor's. Raises TaskUnavailableError, or TaskNotFoundError if it is gone."""
     try:
-        return task, _read(task)
+        return _fitted(task)
     except ArtifactError:  # replaced or removed since, perhaps
         task = tasks.successor(task)
     try:
-        return task, _read(task)
+        return _fitted(task)
     except ArtifactError as error:
         raise TaskUnavailableError(
             f"the artifact of task {task.name!r} cannot be read; send the request again"
         ) from error
 
 
-def _read(task: Task) -> Tensor:
-    return load_artifact(task.folder, digest=task.digest).coefficients
+def _fitted(task: Task) -> Fitted:
+    return fitted(load_artifact(task.folder, digest=task.digest))

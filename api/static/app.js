@@ -50,10 +50,10 @@ async function choose(name, remember) {
   if (remember) history.pushState(null, "", url);
   files.sheet?.forget();
   settle();
-  const coefficients = server.coefficients(name).catch((error) => error);
+  const fitted = server.fitted(name).catch((error) => error);
   try {
     const card = await server.card(name);
-    const parts = taskCard(card, await coefficients);
+    const parts = taskCard(card, await fitted);
     if (picker.value !== name) return; // another was chosen meanwhile
     byId("card").replaceChildren(...parts);
     byId("card").hidden = false;

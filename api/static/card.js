@@ -1,28 +1,34 @@
 // A task's card: what it is, how well it does, and how it was made.
 
-import { heatmap, lossChart } from "./charts.js";
-import { count, el, percent, plural } from "./dom.js";
+import { lossChart } from "./charts.js";
+import { count, el, folded, percent, plural } from "./dom.js";
+import { injection, readout } from "./fitted.js";
+import { inWords, tried } from "./rungs.js";
 
-const OPEN_LABELS = 12; // more are folded away
-
-/** The card's parts. `coefficients` may be an Error: the rest is shown all the same. */
-export function taskCard(card, coefficients) {
+/** The card's parts. `fitted` may be an Error: the rest is shown all the same. */
+export function taskCard(card, fitted) {
   const { calibration } = card;
   return [
     el("h2", {}, card.id),
     el("p", { class: "muted" }, made(calibration)),
     ...section("Held-out rows", metrics(card.metrics)),
-    ...section("Prompt template", el("pre", { class: "template" }, ...template(card.template))),
+    ...section("What was fitted", ...inWords(card)),
+    ...(calibration.rungs.length ? section("Rungs tried", ...tried(card)) : []),
+    ...section("Prompt template", el("pre", { class: "template" }, ...template(card.prompt))),
     ...section(`Labels (${count(card.labels.length)})`, labels(card)),
     ...section("Calibration: mean loss per round", curve(calibration)),
-    ...section(
-      "Coefficients",
-      el("p", { class: "hint" }, "h′ = β·h + λ·v. Without adaptation β is 1 and λ is 0."),
-      ...(coefficients instanceof Error
-        ? [el("p", { class: "notice error" }, coefficients.message)]
-        : heatmap(coefficients, card)),
-    ),
+    ...pictures(card, fitted),
     ...section("Provenance", ...provenance(card)),
+  ];
+}
+
+function pictures(card, fitted) {
+  if (fitted instanceof Error) {
+    return section("Inside the model", el("p", { class: "notice error" }, fitted.message));
+  }
+  return [
+    ...section("Inside the model", ...injection(fitted.injection, card)),
+    ...(fitted.readout ? section("Reading the answer", ...readout(fitted.readout)) : []),
   ];
 }
 
@@ -31,25 +37,20 @@ function section(title, ...content) {
 }
 
 function made({ clients, examples, rounds }) {
-  return (
-    `Calibrated on ${plural(examples, "example")} of ${plural(clients, "client")} ` +
-    `in ${plural(rounds, "round")}.`
-  );
+  const time = rounds ? ` in ${plural(rounds, "round")}` : "";
+  return `Calibrated on ${plural(examples, "example")} of ${plural(clients, "client")}${time}.`;
 }
 
 /** The template with its place for the text marked. */
-function template(text) {
-  const [before, after] = text.split("{text}");
-  return [before, el("mark", {}, "{text}"), after];
+function template({ head, tail }) {
+  return [head, el("mark", {}, "{text}"), tail];
 }
 
 function labels({ labels, verbalizations }) {
   const read = (label, words) =>
     label === words ? [label] : [label, el("span", { class: "muted" }, ` read as “${words}”`)];
   const items = labels.map((label, index) => el("li", {}, ...read(label, verbalizations[index])));
-  const list = el("ul", { class: "labels" }, ...items);
-  if (items.length <= OPEN_LABELS) return list;
-  return el("details", {}, el("summary", {}, `Show all ${count(items.length)}`), list);
+  return folded(el("ul", { class: "labels" }, ...items), items.length, "labels");
 }
 
 /** Pairs of zero-shot and adapted values side by side, and whatever else was measured. */
@@ -93,9 +94,11 @@ function measured(name, value) {
   return Number.isInteger(value) ? count(value) : value.toFixed(3);
 }
 
-function curve({ round_losses: losses }) {
+function curve({ rounds, round_losses: losses }) {
   if (!losses.length) {
-    const why = "Not recorded: withheld for privacy, or made by an older release.";
+    const why = rounds
+      ? "Not recorded: withheld for privacy, or made by an older release."
+      : "It was fitted without rounds.";
     return el("p", { class: "muted" }, why);
   }
   return lossChart(losses);
@@ -107,8 +110,8 @@ function provenance({ digest, base_model, layers, sites, calibration }) {
   const origin = [
     ["digest", digest],
     ["base model", base_model],
-    ["adapted layers", ranges(layers)],
-    ["adapted sites", sites.join(", ")],
+    ["adapted layers", ranges(layers) || "none"],
+    ["adapted sites", sites.join(", ") || "none"],
     ["clients", count(clients)],
     ["examples", count(examples)],
     ["loss", loss],

@@ -1,4 +1,4 @@
-// A calibration's two pictures: loss per round, and coefficients per layer and site.
+// A calibration's two pictures: loss per round, and numbers per layer and site.
 
 import { el, svg } from "./dom.js";
 
@@ -61,36 +61,35 @@ function shortest(tick, ticks) {
 }
 
 /**
- * Beta and lambda at every layer (row) and site (column), coloured by how far they are from the
- * identity (beta 1, lambda 0); numbers in the cells, so colour says nothing alone.
+ * Quantities at every layer (row) and site (column), coloured by how far they are from the
+ * identity, their `centre`; numbers in the cells, so colour says nothing alone. Of a quantity
+ * `rising` says that it is never below its centre, and `told(row, column)` what else of a cell is
+ * known.
  */
-export function heatmap({ layers, sites, beta, lambda }, adapted) {
-  const scales = [
-    { name: "β", values: beta, centre: 1 },
-    { name: "λ", values: lambda, centre: 0 },
-  ].map((scale) => ({ ...scale, reach: reach(scale) }));
+export function heatmap(title, { layers, sites }, adapted, quantities) {
+  const drawn = quantities.map((quantity) => ({ ...quantity, reach: reach(quantity) }));
   const rows = layers.map((layer, row) =>
     el(
       "tr",
       {},
       el("th", { scope: "row" }, String(layer)),
-      ...scales.flatMap((scale) =>
+      ...drawn.flatMap((quantity) =>
         sites.map((site, column) =>
           adapted.layers.includes(layer) && adapted.sites.includes(site)
-            ? valueCell(scale, scale.values[row][column])
+            ? valueCell(quantity, row, column)
             : el("td", { class: "untouched" }, "–", el("span", { class: "visually-hidden" }, " not adapted")),
         ),
       ),
     ),
   );
-  const groups = scales.map(({ name }) =>
+  const groups = drawn.map(({ name }) =>
     el("th", { scope: "colgroup", colspan: sites.length }, name),
   );
-  const columns = scales.flatMap(() => sites.map((site) => el("th", { scope: "col" }, site)));
+  const columns = drawn.flatMap(() => sites.map((site) => el("th", { scope: "col" }, site)));
   const table = el(
     "table",
     { class: "heatmap" },
-    el("caption", { class: "visually-hidden" }, "Coefficients by layer and site"),
+    el("caption", { class: "visually-hidden" }, `${title} by layer and site`),
     el(
       "thead",
       {},
@@ -99,8 +98,8 @@ export function heatmap({ layers, sites, beta, lambda }, adapted) {
     ),
     el("tbody", {}, ...rows),
   );
-  const box = { class: "scroll tall", role: "region", "aria-label": "Coefficients", tabindex: 0 };
-  return [el("div", { class: "legends" }, ...scales.map(legend)), el("div", box, table)];
+  const box = { class: "scroll tall", role: "region", "aria-label": title, tabindex: 0 };
+  return [el("div", { class: "legends" }, ...drawn.map(legend)), el("div", box, table)];
 }
 
 /** The largest distance from the centre. */
@@ -108,11 +107,16 @@ function reach({ values, centre }) {
   return Math.max(...values.flat().map((value) => Math.abs(value - centre)), 1e-9);
 }
 
-function valueCell({ centre, reach }, value) {
+function valueCell({ values, centre, reach, told }, row, column) {
+  const value = values[row][column];
   const share = (value - centre) / reach; // in [-1, 1]
   return el(
     "td",
-    { class: share < 0 ? "cool" : "warm", vars: { "--share": Math.abs(share).toFixed(3) } },
+    {
+      class: share < 0 ? "cool" : "warm",
+      vars: { "--share": Math.abs(share).toFixed(3) },
+      title: told?.(row, column),
+    },
     rounded(value),
   );
 }
@@ -122,13 +126,13 @@ function rounded(value) {
   return (Math.round(value * 100) / 100 + 0).toFixed(2);
 }
 
-function legend({ name, centre, reach }) {
-  const ends = [centre - reach, centre, centre + reach].map(rounded);
+function legend({ name, centre, reach, rising }) {
+  const ends = [...(rising ? [] : [centre - reach]), centre, centre + reach].map(rounded);
   return el(
     "div",
     { class: "legend" },
     el("span", {}, name),
-    el("span", { class: "ramp", "aria-hidden": "true" }),
+    el("span", { class: rising ? "ramp rising" : "ramp", "aria-hidden": "true" }),
     el("span", { class: "ends" }, ...ends.map((end) => el("span", {}, end))),
   );
 }

@@ -29,6 +29,14 @@ function fill(element, { vars = {}, ...props }, children) {
   return element;
 }
 
+const OPEN_ITEMS = 12; // more are folded away
+
+/** A list or table of so many items: as it is, or folded away if they are many. */
+export function folded(list, items, noun) {
+  if (items <= OPEN_ITEMS) return list;
+  return el("details", {}, el("summary", {}, `Show all ${count(items)} ${noun}`), list);
+}
+
 /** 1234 -> "1,234". */
 export const count = (number) => number.toLocaleString("en");
 

@@ -39,8 +39,8 @@ export class Server {
     return this.#get(`v1/tasks/${encodeURIComponent(task)}`);
   }
 
-  coefficients(task) {
-    return this.#get(`v1/tasks/${encodeURIComponent(task)}/coefficients`);
+  fitted(task) {
+    return this.#get(`v1/tasks/${encodeURIComponent(task)}/fitted`);
   }
 
   /**

@@ -66,7 +66,7 @@ class TaskServing:
             raise InputError("beam search drops what names a task; leave use_beam_search out")
         adapted = copy(self.serving)
         adapted.models = NamedModel(models, name)
-        asked = TaskRequest(task.digest, generation=task.generation)
+        asked = TaskRequest(task.digest, generation=task.generation, tail=task.tail)
         request.vllm_xargs = (request.vllm_xargs or {}) | asked.extra_kwargs()
         try:
             return await getattr(adapted, method)(request, raw_request)

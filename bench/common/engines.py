@@ -37,6 +37,8 @@ SHAPE: dict[str, Any] = dict(
     num_attention_heads=6, num_key_value_heads=2, head_dim=64, max_position_embeddings=8192,
 )  # fmt: skip
 LABEL_TOKENS = (300, 301, 302, 303)
+FULL_LABELS = ("card", "cash", "transfer", "exchange", "loan", "fee", "limit", "refund")
+FULL_LABEL_TOKENS = (300, 301, 302, 303, 304, 305, 306, 307)
 LORA_RANK = 8
 MAX_MODEL_LEN = 8192  # 24 demonstrations of 256 tokens and the text
 
@@ -76,20 +78,29 @@ def random_adapters(model: Path, folder: Path, count: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class Workload:
-    """A checkpoint with tasks and LoRA adapters of it, all on disk."""
+    """A checkpoint with tasks and LoRA adapters of it, all on disk.
+
+    `digests` are of tasks with coefficients, `full` of ones with scale and shift per channel and a
+    row for each of eight labels.
+    """
 
     model: Path
     tasks_dir: Path
     digests: list[str]
+    full: list[str]
     adapters: list[Path]
 
 
-def random_workload(model: Path, scratch: Path, tasks: int, adapters: int = 0) -> Workload:
-    """So many random tasks and adapters of a checkpoint, in `scratch`."""
+def random_workload(
+    model: Path, scratch: Path, tasks: int, adapters: int = 0, full: int = 0
+) -> Workload:
+    """So many random tasks, adapters and full tasks of a checkpoint, in `scratch`."""
     folder = scratch / "tasks"
     digests = [random_task(model, folder / f"task{seed}", seed).digest for seed in range(tasks)]
+    rung: dict[str, Any] = dict(labels=FULL_LABELS, fit="channels", readout="head")
+    fuller = [random_task(model, folder / f"full{n}", n, **rung).digest for n in range(full)]
     made = random_adapters(model, scratch / "adapters", adapters) if adapters else []
-    return Workload(model, folder, digests, made)
+    return Workload(model, folder, digests, fuller, made)
 
 
 class Engines:
@@ -110,6 +121,7 @@ class Engines:
         # Positions beyond the checkpoint's own cost the same and mean nothing here.
         self.longer = {"max_position_embeddings": MAX_MODEL_LEN}
         self._started: list[Any] = []
+        self._adapted: Any = None
 
     def shut_down(self) -> None:
         """End the engines' processes. A process that is not the program's main one must: at its
@@ -158,31 +170,44 @@ class Engines:
 
     def ours(self, counts: Sequence[int]) -> dict[int, Classify]:
         """Our tasks, the prompts dealt in turn to the first `count` of them."""
+        asked = [TaskRequest(digest, LABEL_TOKENS) for digest in self.workload.digests]
+        return {count: self._tasks(asked[:count]) for count in counts}
+
+    def full(self) -> Classify:
+        """Our full tasks in the same engine, the prompts dealt to all of them in turn."""
+        rows = len(FULL_LABELS)
+        return self._tasks(
+            [
+                TaskRequest(digest, FULL_LABEL_TOKENS, label_rows=rows)
+                for digest in self.workload.full
+            ]
+        )
+
+    def _tasks(self, asked: list[TaskRequest]) -> Classify:
         from vllm import PoolingParams
+
+        self._adapted = llm = self._adapted or self._start_adapted()
+        dealt = [PoolingParams(task="classify", extra_kwargs=one.extra_kwargs()) for one in asked]
+
+        def classify(prompts: Prompts) -> Any:
+            params = [dealt[index % len(dealt)] for index in range(len(prompts))]
+            return llm.encode(prompts, params, pooling_task="classify", use_tqdm=False)
+
+        return classify
+
+    def _start_adapted(self) -> Any:
+        """With a slot for every task: none is loaded while it is measured."""
         from vllm.config import PoolerConfig
 
         architecture = AutoConfig.from_pretrained(self.workload.model).architectures[0]
-        llm = self._start(
+        tasks = len(self.workload.digests) + len(self.workload.full)
+        slots = max(self.common["max_num_seqs"], tasks)
+        return self._start(
             runner="pooling",
             pooler_config=PoolerConfig(task="classify"),
             hf_overrides={**self.longer, "architectures": [ADAPTED_ARCHITECTURES[architecture]]},
-            additional_config=TaskConfig(self.workload.tasks_dir),
+            additional_config=TaskConfig(self.workload.tasks_dir, slots),
         )
-        asked = [
-            PoolingParams(
-                task="classify", extra_kwargs=TaskRequest(digest, LABEL_TOKENS).extra_kwargs()
-            )
-            for digest in self.workload.digests
-        ]
-
-        def variant(count: int) -> Classify:
-            def classify(prompts: Prompts) -> Any:
-                params = [asked[index % count] for index in range(len(prompts))]
-                return llm.encode(prompts, params, pooling_task="classify", use_tqdm=False)
-
-            return classify
-
-        return {count: variant(count) for count in counts}
 
 
 def _generating(llm: Any, adapters: Sequence[Any] = ()) -> Classify:

@@ -19,7 +19,7 @@ class Store:
         self.results: dict[str, Any] = {}
         if resume and path is not None and path.exists():
             record = json.loads(path.read_text(encoding="utf-8"))
-            if record["settings"] != settings:
+            if record["settings"] != json.loads(json.dumps(settings)):
                 raise SystemExit(
                     f"{path} was made with {record['settings']}, not {settings}; name another "
                     "file, or run without --resume to replace it"

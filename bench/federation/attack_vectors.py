@@ -15,7 +15,7 @@ import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 
-from bench.accuracy import DataSet
+from bench.common.data_sets import DataSet
 from bench.federation.attackers import Facts, Floats, Ints
 from calibration.data.examples import Example
 from calibration.federation.wire.tensors import Wire, decode, encode

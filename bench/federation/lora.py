@@ -106,7 +106,9 @@ def fit_adapters(
     batches = shuffled(len(targets), settings.batch_size, settings.local_steps, generator)
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=settings.weight_decay)
     for step, positions in enumerate(batches):
-        optimizer.param_groups[0]["lr"] = learning_rate(settings, round_index, step)
+        optimizer.param_groups[0]["lr"] = learning_rate(
+            settings.learning_rate, settings, round_index, step
+        )
         loss = label_loss(model, [targets[position] for position in positions])
         optimizer.zero_grad()
         loss.backward()

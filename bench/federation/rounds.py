@@ -17,13 +17,14 @@ from torch import Tensor, zeros_like
 
 from calibration.calibrate import Watch, calibrate
 from calibration.data.examples import Example
+from calibration.data.rows import Rows
 from calibration.federation.wire.tensors import Wire, decode, encode, encoded_bytes
 from calibration.model.hooked import HookedModel
 from calibration.model.objective import Objective
 from calibration.model.score import FloatArray
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
 from calibration.stages.evaluate import Evaluation, Metrics
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
@@ -123,7 +124,7 @@ class MeteredClients(LocalClients):
         settings: Settings,
         variant: Variant,
     ) -> None:
-        super().__init__(model, task, parts, settings, Progress())
+        super().__init__(model, task, [Rows(part) for part in parts], settings, Progress())
         self.metered, self.variant = model, variant
 
     def vector(self, client: int) -> ClientVector:
@@ -132,19 +133,19 @@ class MeteredClients(LocalClients):
         vector = POISON * sent.vector if self._poisoned(client) else sent.vector
         return replace(sent, vector=through_wire(vector, self.variant.wire))
 
-    def received(self, context_vector: Tensor) -> Tensor:
+    def received(self, values: Tensor) -> Tensor:
         """Zeros, where beta alone is fitted."""
         if self.variant.coefficients == "beta":
-            return zeros_like(context_vector)
-        return through_wire(context_vector, self.variant.wire)
+            return zeros_like(values)
+        return through_wire(values, self.variant.wire)
 
-    def update(self, client: int, state: State) -> ClientUpdate:
+    def update(self, client: int, state: State, fit: SiteFit) -> ClientUpdate:
         with self.metered.working(), fitting_only(self.variant.coefficients):
-            update = super().update(client, state)
+            update = super().update(client, state, fit)
         if not self._poisoned(client):
             return update
-        moved = state.current + POISON * (update.coefficients - state.current)
-        return replace(update, coefficients=moved)
+        current = state.current(fit)
+        return replace(update, values=current + POISON * (update.values - current))
 
     def _poisoned(self, client: int) -> bool:
         return self.variant.poison == "update" and client == self.numbers[-1]
@@ -167,24 +168,31 @@ class Traced(Watch):
     def began(self, state: State, vectors: Mapping[int, ClientVector]) -> State:
         return self._measured(state)
 
-    def round_done(self, state: State, updates: Mapping[int, ClientUpdate]) -> State:
+    def round_done(self, state: State, fit: SiteFit, updates: Mapping[int, ClientUpdate]) -> State:
         return self._measured(state)
 
     def _measured(self, state: State) -> State:
-        if self.every_round or state.rounds_done == self.settings.rounds:
+        if self.every_round or state.rounds_done("coefficients") == self.settings.rounds:
             self.trace.add(self.evaluation.metrics(self._scores(state)), self._payload(state))
         return state
 
     def _scores(self, state: State) -> FloatArray:
         layers, sites = self.settings.layers, self.settings.sites
-        mask = adapted_mask(len(state.context_vector), layers, sites)
-        return self.evaluation.adapted(fold(state.context_vector, state.current), mask)
+        mask = adapted_mask(self.evaluation.model.num_layers, layers, sites)
+        return self.evaluation.adapted(fold(*self._tensors(state)), mask)
 
     def _payload(self, state: State) -> int:
         """Bytes of one client by now, up and down."""
-        vector = encoded_bytes(tuple(state.context_vector.shape), self.wire)
-        coefficients = encoded_bytes(tuple(state.current.shape), "fp32")
-        return 2 * (vector + state.rounds_done * coefficients)
+        vector, coefficients = self._tensors(state)
+        once = encoded_bytes(tuple(vector.shape), self.wire)
+        a_round = encoded_bytes(tuple(coefficients.shape), "fp32")
+        return 2 * (once + state.rounds_done("coefficients") * a_round)
+
+    def _tensors(self, state: State) -> tuple[Tensor, Tensor]:
+        """Context vector and current coefficients; the start's before the first round."""
+        assert state.context_vector is not None
+        begun = state.begun("coefficients", self.settings)
+        return state.context_vector, begun.current("coefficients")
 
 
 def run_federated(

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from calibration.model.sites import SiteFit
 from calibration.run.progress import Progress
+from calibration.settings import SiteFit
 from calibration.stages.fit import OnStep
 from ifedicl_serve.contract.spec import Fit
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -24,48 +25,55 @@ def metrics_table(title: str, metrics: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _range(tensor: Tensor) -> str:
-    shape = " x ".join(map(str, tensor.shape))
-    return f"{tensor.min():.3f} to {tensor.max():.3f} ({shape})"
+def artifact_table(artifact: Artifact, signature: str) -> Group:
+    """What the artifact holds and how it was made, and which rungs were tried; `signature` says
+    who vouches for it."""
+    table = Table("field", Column("value", overflow="fold"), title=f"task {artifact.spec.name}")
+    for key, value in _fields(artifact, signature).items():
+        table.add_row(key, escape(value))
+    tried = artifact.spec.calibration.rungs
+    return Group(table, rungs_table(artifact.spec)) if tried else Group(table)
 
 
-def rungs_table(spec: TaskSpec) -> Table:
-    """What was tried, the simplest first; the task's own in bold."""
-    header = ("rung", "numbers", "log-loss", "above the best", "accuracy")
-    table = Table(*header, title="rungs, on held-out rows")
-    for rung in spec.calibration.rungs:
-        table.add_row(
-            rung.name,
-            str(rung.numbers),
-            f"{rung.log_loss:.4f}",
-            f"{rung.excess:+.4f} ± {rung.standard_error:.4f}",
-            f"{rung.accuracy:.4f}",
-            style="bold" if rung.name == spec.rung else None,
-        )
-    return table
-
-
-def artifact_table(artifact: Artifact, signature: str) -> Table:
-    """What the artifact holds and how it was made; `signature` says who vouches for it."""
-    spec = artifact.spec
+def _fields(artifact: Artifact, signature: str) -> dict[str, str]:
+    spec, record = artifact.spec, artifact.spec.calibration
     rows: dict[str, str] = {
         "digest": artifact.digest,
         "signature": signature,
         "base model": f"{spec.model.name} ({spec.model.architecture})",
         "template": json.dumps(spec.prompt.template),
         "labels": ", ".join(f"{label.name}={label.verbalization}" for label in spec.labels),
-        "layers": ",".join(map(str, spec.layers)),
-        "sites": ",".join(spec.sites),
-        "shape": f"{spec.num_layers} layers, hidden size {spec.hidden_size}",
-        "clients": ", ".join(map(str, spec.calibration.client_sizes)),
         "rung": spec.rung,
         "extent": spec.extent,
+        "layers": ",".join(map(str, spec.layers)) or "none",
+        "sites": ",".join(spec.sites) or "none",
+        "shape": f"{spec.num_layers} layers, hidden size {spec.hidden_size}",
         **{name: _range(artifact.tensors[name]) for name in spec.tensors},
+        "clients": ", ".join(map(str, record.client_sizes)),
     }
-    record = spec.calibration
     for values in (record.settings, record.metrics, record.wire_bytes, record.versions):
         rows |= {key: str(value) for key, value in values.items() if key not in rows}
-    table = Table("field", Column("value", overflow="fold"), title=f"task {spec.name}")
-    for key, value in rows.items():
-        table.add_row(key, escape(value))
+    return rows
+
+
+def _range(tensor: Tensor) -> str:
+    """What a tensor's numbers lie between, and its shape; of one number, the number."""
+    if tensor.numel() == 1:
+        return f"{tensor.item():.3f}"
+    shape = " x ".join(map(str, tensor.shape))
+    return f"{tensor.min():.3f} to {tensor.max():.3f} ({shape})"
+
+
+def rungs_table(spec: TaskSpec) -> Table:
+    """One row a rung that was tried, the chosen one marked."""
+    columns = ("rung", "numbers", "log-loss", "above best", "accuracy")
+    table = Table(*columns, title="rungs tried, on held-out rows", caption="* chosen")
+    for rung in spec.calibration.rungs:
+        table.add_row(
+            escape(rung.name) + (" *" if rung.name == spec.rung else ""),
+            f"{rung.numbers:,}",
+            f"{rung.log_loss:.4f}",
+            f"{rung.excess:.4f} ± {rung.standard_error:.4f}",
+            f"{rung.accuracy:.4f}",
+        )
     return table

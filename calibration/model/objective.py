@@ -40,11 +40,11 @@ class Objective:
         """The values with the sites of the mask replaced; the others stay exactly as they are.
         `adapted` is [sites, ...] or [batch, sites, ...], the result [layers, 2, ...] or with
         `batch` first."""
-        width = self.values.shape[2:]
+        width, flat = self.values.shape[2:], self.values.flatten(start_dim=2)
         batch = adapted.shape[: adapted.ndim - 1 - len(width)]
-        replaced = self.values.expand(*batch, *self.values.shape).clone()
-        replaced[(..., self.mask, *(slice(None) for _ in width))] = adapted
-        return replaced
+        replaced = flat.expand(*batch, *flat.shape).clone()
+        replaced[..., self.mask, :] = adapted.flatten(start_dim=len(batch) + 1)
+        return replaced.unflatten(-1, width)
 
 
 def example_gradients(

@@ -2,17 +2,17 @@
 
 Either is one tensor `values` [layers, 2, ...], so that clients, averages, noise and wire treat both
 alike: coefficients [layers, 2, 2], channels [layers, 2, 2, hidden] (scale less 1, then shift: what
-changes nothing is 0, on any wire).
+changes nothing is 0, on any wire). Shifts are in units of the context vector's root mean square at
+the site, so that one learning rate suits every layer and model.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
 from ifedicl_serve.contract.injection import (
     Injection,
     TensorName,
@@ -20,9 +20,8 @@ from ifedicl_serve.contract.injection import (
     initial_coefficients,
 )
 
-SiteFit = Literal["coefficients", "channels"]
-SITE_FITS: tuple[SiteFit, ...] = get_args(SiteFit)
 SCALE, SHIFT = 0, 1  # positions in the third axis of channels
+TINY = 1e-6  # a site that demonstrations leave no trace at
 
 
 def first_values(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Tensor:
@@ -32,7 +31,8 @@ def first_values(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Te
     if fit == "coefficients":
         return start
     injection = fold(context_vector, start)
-    return torch.stack([injection.scale.expand_as(context_vector) - 1, injection.shift], dim=2)
+    scale, shift = injection.scale.expand_as(context_vector), injection.shift
+    return torch.stack([scale - 1, shift / _size(context_vector)], dim=2)
 
 
 def decay_origin(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Tensor:
@@ -43,14 +43,15 @@ def decay_origin(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Te
 
 def injection_of(fit: SiteFit, context_vector: Tensor) -> Callable[[Tensor], Injection]:
     """From values [..., layers, 2, ...] to the injection they are; differentiable."""
-    return partial(fold, context_vector) if fit == "coefficients" else _by_channel
+    kinds = {"coefficients": fold, "channels": _by_channel}
+    return partial(kinds[fit], context_vector)
 
 
 def site_tensors(fit: SiteFit, context_vector: Tensor, values: Tensor) -> dict[TensorName, Tensor]:
     """Those of an artifact."""
     if fit == "coefficients":
         return {"context_vector": context_vector, "coefficients": values}
-    injection = _by_channel(values)
+    injection = _by_channel(context_vector, values)
     return {
         "context_vector": context_vector,
         "scale": injection.scale,
@@ -58,5 +59,11 @@ def site_tensors(fit: SiteFit, context_vector: Tensor, values: Tensor) -> dict[T
     }
 
 
-def _by_channel(values: Tensor) -> Injection:
-    return Injection(1 + values[..., SCALE, :], values[..., SHIFT, :])
+def _by_channel(context_vector: Tensor, values: Tensor) -> Injection:
+    size = _size(context_vector)
+    return Injection(1 + values[..., SCALE, :], size * values[..., SHIFT, :])
+
+
+def _size(context_vector: Tensor) -> Tensor:
+    """Root mean square [layers, 2, 1]."""
+    return context_vector.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(TINY)

@@ -1,6 +1,7 @@
 """A client's side of fitting a readout: its rows' features, and what it tells of them."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -109,9 +110,4 @@ def losses_added(clients: Sequence[Sequence[float]]) -> list[float]:
 
 def curvatures_added(clients: Sequence[Sequence[Curvature]]) -> list[Curvature]:
     """All clients', for each that was asked for."""
-    return [_curvature_sum(parts) for parts in zip(*clients, strict=True)]
-
-
-def _curvature_sum(parts: Sequence[Curvature]) -> Curvature:
-    losses, gradients, hessians = zip(*parts, strict=True)
-    return Curvature(sum(losses), sum(gradients), sum(hessians))
+    return [reduce(Curvature.plus, parts) for parts in zip(*clients, strict=True)]

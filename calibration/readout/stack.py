@@ -8,6 +8,8 @@ They minimise the negative log-likelihood and a normal prior on each, by Newton'
 over rows, which clients add up: every call of `Sums` is one small round of a federation.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -46,6 +48,12 @@ class Curvature(NamedTuple):
     loss: float
     gradient: Doubles
     hessian: Doubles
+
+    def plus(self, other: Curvature) -> Curvature:
+        """Of the rows of both."""
+        return Curvature(
+            self.loss + other.loss, self.gradient + other.gradient, self.hessian + other.hessian
+        )
 
 
 class Sums(Protocol):

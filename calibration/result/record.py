@@ -72,7 +72,9 @@ def measurements(measured: Measured) -> Metrics:
 def round_losses(done: Calibrated) -> tuple[float, ...]:
     """Each round's mean over all clients' steps, of what was fitted at the sites; none if the
     clients of a round withheld theirs."""
-    losses = done.state.losses.get(done.rung.fit, [])  # type: ignore[call-overload]
+    if done.rung.fit == "none":
+        return ()
+    losses = done.state.losses[done.rung.fit]
     rounds = [[loss for steps in clients for loss in steps] for clients in losses]
     return tuple(round(fmean(steps), DIGITS) for steps in rounds) if all(rounds) else ()
 

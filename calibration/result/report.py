@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from calibration.model.sites import SiteFit
 from calibration.result.figures import draw_coefficients, draw_losses
 from calibration.result.outcome import Outcome
 from calibration.result.record import FLOAT32_BYTES
+from calibration.settings import SiteFit
 from calibration.stages.judge import Measured
 from calibration.state import State
 from ifedicl_serve.contract.spec import TaskSpec

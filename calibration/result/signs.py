@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from calibration.model.sites import SiteFit
+from calibration.settings import SiteFit
 from calibration.stages.extract import ClientVector
 from ifedicl_serve.contract.injection import SITES
 
@@ -54,11 +54,16 @@ def client_signs(vectors: Mapping[int, ClientVector]) -> list[str]:
     return signs
 
 
-def absent_signs(vectors: Mapping[int, ClientVector]) -> list[str]:
-    """Labels that no client has an example of, as far as clients tell."""
+def counted(vectors: Mapping[int, ClientVector]) -> Mapping[str, float]:
+    """How many examples all clients have of each label, as far as they tell."""
     counts: Counter[str] = Counter()
     for vector in vectors.values():
         counts.update(vector.label_counts)
+    return counts
+
+
+def absent_signs(counts: Mapping[str, float]) -> list[str]:
+    """Labels that no client has an example of."""
     return [
         f"no client fits to an example labelled {name!r}, so the task has its name to go by alone; "
         "add examples, or leave the label out"

@@ -14,14 +14,13 @@ from calibration.data.examples import Example
 from calibration.data.rows import Rows
 from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel
-from calibration.model.sites import SiteFit
 from calibration.readout.fit import Stack
 from calibration.readout.reader import Readers
 from calibration.result.outcome import Outcome
 from calibration.result.record import FLOAT32_BYTES, calibration_spec
 from calibration.run.progress import Progress
 from calibration.run.recorder import Recorder
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
 from calibration.stages.evaluate import before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
@@ -182,7 +181,7 @@ class LocalClients:
 def calibrate_here(job: Job, folder: Path, store: StateStore, progress: Progress) -> Outcome:
     """Calibrate a task, going on from a saved state if there is one, and save its artifact."""
     clients = LocalClients(job.model, job.task, job.clients, job.settings, progress)
-    recorder = Recorder(job.settings, store.load(), store, progress)
+    recorder = Recorder(job.settings, job.task.names, store.load(), store, progress)
     done = calibrate(clients, job.settings, recorder)
     if job.test:
         progress.evaluating(len(job.test))

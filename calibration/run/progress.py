@@ -6,7 +6,7 @@ Calibration calls these methods; who shows what (a console, Flower's log) overri
 import time
 from collections.abc import Mapping, Sequence
 
-from calibration.model.sites import SiteFit
+from calibration.settings import SiteFit
 from calibration.stages.fit import OnStep
 from ifedicl_serve.contract.spec import Fit
 

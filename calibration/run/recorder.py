@@ -1,24 +1,24 @@
 """A run that is saved after every stage, told of, and warned of; at its end, the artifact."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from calibration.calibrate import Calibrated, Watch
 from calibration.ladder import ZERO_SHOT
-from calibration.model.sites import SiteFit
 from calibration.result.outcome import Outcome
 from calibration.result.signs import (
     absent_signs,
     benefit_signs,
     client_signs,
+    counted,
     loss_signs,
     round_signs,
     vector_signs,
 )
 from calibration.run.progress import Progress
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
 from calibration.state import State, StateStore
@@ -34,12 +34,13 @@ class Recorder(Watch):
     def __init__(
         self,
         settings: Settings,
+        labels: Sequence[str],
         saved: State | None,
         store: StateStore,
         progress: Progress,
         federation: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        self.settings = settings
+        self.settings, self.labels = settings, labels
         self.saved = saved
         self.store = store
         self.progress = progress
@@ -50,8 +51,14 @@ class Recorder(Watch):
         vector = state.context_vector
         assert vector is not None
         mask = adapted_mask(len(vector), self.settings.layers, self.settings.sites)
-        signs = client_signs(vectors) + absent_signs(vectors) + vector_signs(vector, mask)
+        signs = client_signs(vectors) + absent_signs(counted(vectors)) + vector_signs(vector, mask)
         return self._kept(state, signs)
+
+    def told(self, state: State, counts: Sequence[float]) -> State:
+        """Warn of labels without rows, unless that was done by the vectors."""
+        if state.context_vector is not None:
+            return state
+        return self._kept(state, absent_signs(dict(zip(self.labels, counts, strict=True))))
 
     def round_done(self, state: State, fit: SiteFit, updates: Mapping[int, ClientUpdate]) -> State:
         """Tell the losses, and warn of values that diverge."""

@@ -48,7 +48,8 @@ class Evaluation:
         Contextual calibration (arXiv 2102.09690) with real texts for its content-free input:
         the cheap rival that needs neither vectors nor labels.
         """
-        return log_softmax(zero_shot - self._scores(texts).mean(axis=0))
+        removed = zero_shot - self._scores(texts).mean(axis=0)
+        return log_softmax(removed).astype(np.float32)
 
     def few_shot(self, train: Sequence[Example], shots: int, seed: int) -> FloatArray:
         """With `shots` demonstrations in the prompt, spread over the labels."""

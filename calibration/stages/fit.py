@@ -16,9 +16,9 @@ from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel, Noise
 from calibration.model.loss import label_targets
 from calibration.model.objective import Objective
-from calibration.model.sites import SiteFit, decay_origin, injection_of
+from calibration.model.sites import decay_origin, injection_of
 from calibration.privacy.mechanism import SYSTEM, Randomness
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
 from calibration.stages.manner import manner_of
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import adapted_mask
@@ -70,9 +70,10 @@ def fit_round(
     origin = decay_origin(fit, context_vector, settings)[mask]  # [sites, ...]
     moved = (values[mask] - origin).requires_grad_()
     optimizer = torch.optim.AdamW([moved], weight_decay=settings.weight_decay)
+    peak = settings.peak_learning_rate(fit)
     losses: tuple[float, ...] = ()
     for step in range(settings.local_steps):
-        optimizer.param_groups[0]["lr"] = learning_rate(settings, fit, round_index, step)
+        optimizer.param_groups[0]["lr"] = learning_rate(peak, settings, round_index, step)
         loss, moved.grad = gradients(origin + moved)
         optimizer.step()
         losses += manner.told(loss, round_index, step)
@@ -81,13 +82,12 @@ def fit_round(
     return ClientUpdate(fitted, len(examples), losses)
 
 
-def learning_rate(settings: Settings, fit: SiteFit, round_index: int, step: int) -> float:
-    """Rising for the first part of all rounds' steps, then falling along half a cosine.
+def learning_rate(peak: float, settings: Settings, round_index: int, step: int) -> float:
+    """Rising to `peak` for the first part of all rounds' steps, then falling along half a cosine.
 
     Adam's first steps all have full size in the direction of noise; without the rise they
     throw the few coefficients far off (banking, trial model: log-loss 1.90, with it 1.87).
     """
-    peak = settings.learning_rate if fit == "coefficients" else settings.channel_learning_rate
     steps = settings.rounds * settings.local_steps
     done = (round_index * settings.local_steps + step + 0.5) / steps
     rise = done / WARM_UP

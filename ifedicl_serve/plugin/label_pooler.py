@@ -2,7 +2,8 @@
 
 The union of the batch's label tokens is scored in one small matrix product; each request
 then takes the softmax over its own. A batch is a handful of kernels and one copy to the host,
-however many requests and label sets it mixes.
+however many requests and label sets it mixes. Tasks that score their labels with rows of their own
+have a few more (`label_rows`).
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from vllm.model_executor.layers.pooler.abstract import Pooler, PoolerOutput
 from vllm.tasks import PoolingTask
 from vllm.v1.pool.metadata import PoolingMetadata
 
+from ifedicl_serve.plugin.label_rows import LabelRows
 from ifedicl_serve.plugin.request import TaskRequest
 
 PADDING = -1
@@ -23,31 +25,40 @@ PADDING = -1
 class LabelPooler(Pooler):
     """Log-probabilities [requests, most labels] among each request's label tokens, float32.
 
-    Rows are padded with -inf (no probability) behind a request's own labels. A request whose
-    artifact could not be loaded has hidden states, and so scores, of NaN; one that names no
-    tokens gets NaN too (vLLM's profiling run, or a raw request without ours).
+    Behind its own a request has the scores of its task's label rows, if it wants them. Rows are
+    padded with -inf (no probability) behind that. A request whose artifact could not be loaded has
+    hidden states, and so scores, of NaN; one that names no tokens gets NaN too (vLLM's profiling
+    run, or a raw request without ours). `label_rows` is None on a pipeline stage without answers.
     """
 
-    def __init__(self, label_logits: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self, label_logits: Callable[[Tensor, Tensor], Tensor], label_rows: LabelRows | None
+    ) -> None:
         super().__init__()
         self.label_logits = label_logits
+        self.label_rows = label_rows
 
     def get_supported_tasks(self) -> set[PoolingTask]:
         return {"classify"}
 
     def forward(self, hidden_states: Tensor, pooling_metadata: PoolingMetadata) -> Tensor:
         """Score hidden states [tokens, hidden] of a batch, one row per request."""
-        last = pooling_metadata.get_pooling_cursor().last_token_indices_gpu
-        rows = [
-            TaskRequest.of(params).label_token_ids for params in pooling_metadata.pooling_params
-        ]
-        ids = _padded(rows)
+        last = hidden_states[pooling_metadata.get_pooling_cursor().last_token_indices_gpu]
+        asked = [TaskRequest.of(params) for params in pooling_metadata.pooling_params]
+        log_probs = self._label_log_probs(last, [one.label_token_ids for one in asked])
+        if self.label_rows is None or not any(one.label_rows for one in asked):
+            return log_probs
+        rows = self.label_rows.scores(last, [(one.key, one.label_rows) for one in asked])
+        return _joined(log_probs, rows, [len(one.label_token_ids) for one in asked])
+
+    def _label_log_probs(self, last: Tensor, tokens: list[tuple[int, ...]]) -> Tensor:
+        ids = _padded(tokens)
         union, columns = np.unique(ids, return_inverse=True)
 
         def on_device(values: object) -> Tensor:
-            return torch.as_tensor(values).to(hidden_states.device, non_blocking=True)
+            return torch.as_tensor(values).to(last.device, non_blocking=True)
 
-        logits = self.label_logits(hidden_states[last], on_device(np.maximum(union, 0)))
+        logits = self.label_logits(last, on_device(np.maximum(union, 0)))
         chosen = logits.gather(1, on_device(columns.reshape(ids.shape)))
         return chosen.masked_fill(on_device(ids == PADDING), -torch.inf).log_softmax(dim=-1)
 
@@ -58,6 +69,17 @@ def _padded(rows: list[tuple[int, ...]]) -> np.ndarray:
     for row, ids in zip(padded, rows, strict=True):
         row[: len(ids)] = ids
     return padded
+
+
+def _joined(log_probs: Tensor, row_scores: Tensor, labels: list[int]) -> Tensor:
+    """Each request's row scores directly behind its own log-probabilities, of so many labels; all
+    padding behind both."""
+    most, rows = log_probs.shape[1], row_scores.shape[1]
+    own, column = np.array(labels)[:, None], np.arange(most + rows)
+    behind = np.where(column < own + rows, column + most - own, column - rows)
+    source = torch.from_numpy(np.where(column < own, column, behind))
+    both = torch.cat([log_probs, row_scores], dim=1)
+    return both.gather(1, source.to(both.device, non_blocking=True))
 
 
 class TaskPooler(DispatchPooler):

@@ -23,6 +23,7 @@ from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
+from ifedicl_serve.plugin.label_rows import LabelRows, pool_size
 from ifedicl_serve.plugin.patches.lora_head import refuse_lora_of_lm_head
 from ifedicl_serve.plugin.patches.nan_counts import count_nans_in_logits
 from ifedicl_serve.plugin.patches.sites import adapt_sites
@@ -53,7 +54,7 @@ class TaskAdapted:
         if vllm_config.model_config.runner_type == "pooling":
             self.pooler = TaskPooler(
                 {
-                    "classify": LabelPooler(self.label_logits),
+                    "classify": LabelPooler(self.label_logits, self.task_slots.label_rows),
                     "embed": pooler_for_embed(vllm_config.model_config.pooler_config),
                 }
             )
@@ -164,15 +165,21 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     pipeline = get_pp_group()
     num_layers = len(model.model.layers)
     own = get_pp_indices(num_layers, pipeline.rank_in_group, pipeline.world_size)
+    hidden_size, device = model_config.get_hidden_size(), torch.get_default_device()
+    num_tasks = tasks.resident_tasks(scheduler.max_num_seqs)
+    label_rows = None
+    if model_config.runner_type == "pooling" and pipeline.is_last_rank:
+        label_rows = LabelRows(pool_size(num_tasks), hidden_size, device)
     return SlotTables(
         tasks_dir=tasks.tasks_dir,
         trusted=tasks.trusted,
         model=ModelIdentity.of(model_config.model),
         layers=range(*own),
         num_layers=num_layers,
-        hidden_size=model_config.get_hidden_size(),
-        num_tasks=tasks.resident_tasks(scheduler.max_num_seqs),
+        hidden_size=hidden_size,
+        num_tasks=num_tasks,
         max_tokens=scheduler.max_num_batched_tokens,
         dtype=model_config.dtype,
-        device=torch.get_default_device(),
+        device=device,
+        label_rows=label_rows,
     )

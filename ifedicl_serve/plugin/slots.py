@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ifedicl_serve.contract.artifact import Artifact, load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.injection import SITES, Injection, fold
+from ifedicl_serve.contract.injection import SITES, Injection
 from ifedicl_serve.contract.signing import TrustedKeys
 from ifedicl_serve.errors import ArtifactError
 from ifedicl_serve.plugin import counters as metrics
-from ifedicl_serve.plugin.request import TaskKey
+from ifedicl_serve.plugin.label_rows import LabelRows
+from ifedicl_serve.plugin.request import Adaptation, TaskKey
 from ifedicl_serve.tasks.index import ArtifactIndex
 
 logger = logging.getLogger("vllm.ifedicl")
@@ -33,11 +34,12 @@ MAX_FAILED = 1 << 18  # about 80 MB; who may name any digest could else fill the
 
 
 class SlotTables:
-    """`scale` [layers, 2, slots], `shift` [layers, 2, slots, hidden], `token_slots` [tokens].
+    """`scale` (float32) and `shift` [layers, 2, slots, hidden], and `token_slots` [tokens].
 
     The tensors keep their addresses for life, as captured graphs read them. `layers` is the
-    range of decoder layers this worker holds, of `num_layers` in all. With `trusted` keys only
-    what one of them signed is loaded.
+    range of decoder layers this worker holds, of `num_layers` in all. `label_rows` keeps those of
+    the resident tasks; None where nobody scores them. With `trusted` keys only what one of them
+    signed is loaded.
     """
 
     def __init__(
@@ -51,13 +53,15 @@ class SlotTables:
         max_tokens: int,
         dtype: torch.dtype,
         device: torch.device,
+        label_rows: LabelRows | None = None,
         trusted: TrustedKeys | None = None,
     ) -> None:
         self.model, self.layers, self.trusted = model, layers, trusted
+        self.label_rows = label_rows
         self.index = ArtifactIndex(tasks_dir)
-        shape = (len(layers), len(SITES), RESERVED_SLOTS + num_tasks)
+        shape = (len(layers), len(SITES), RESERVED_SLOTS + num_tasks, hidden_size)
         self.scale = torch.ones(shape, dtype=torch.float32, device=device)
-        self.shift = torch.zeros(*shape, hidden_size, dtype=dtype, device=device)
+        self.shift = torch.zeros(shape, dtype=dtype, device=device)
         if layers.stop == num_layers:
             self.shift[-1, -1, FAILED_SLOT] = torch.nan
         self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
@@ -71,22 +75,32 @@ class SlotTables:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tables."""
-        return self.scale.nbytes + self.shift.nbytes
+        """Bytes of the tables, and of the label rows."""
+        rows = 0 if self.label_rows is None else self.label_rows.nbytes
+        return self.scale.nbytes + self.shift.nbytes + rows
 
     def holds(self, task: TaskKey) -> bool:
         """Whether the artifact is resident."""
         return task in self._slots
 
-    def assign(self, tasks: Sequence[TaskKey | None], counts: npt.NDArray[np.integer]) -> None:
+    def assign(
+        self,
+        adaptations: Sequence[Adaptation],
+        computed: npt.NDArray[np.integer],
+        counts: npt.NDArray[np.integer],
+    ) -> None:
         """Point every token of a batch at its request's slot, loading artifacts as needed.
 
-        `tasks` names one artifact (or None) per request and `counts` its tokens, in batch
-        order; at most as many distinct artifacts as there are slots. An artifact that cannot
-        be loaded is logged and its requests get NaN. It is not tried again under this key: its
-        requests' KV must not meet those of a later success. The next generation has a key, and
-        so a salt, of its own.
+        Per request, in batch order: its adaptation, how many of its tokens were computed before
+        (that is the position of its first token), and how many this batch computes. At most as
+        many distinct artifacts as there are slots. Tokens before the adaptation starts read the
+        identity.
+
+        An artifact that cannot be loaded is logged and its requests get NaN. It is not tried again
+        under this key: its requests' KV must not meet those of a later success. The next generation
+        has a key, and so a salt, of its own.
         """
+        tasks = [adaptation.task for adaptation in adaptations]
         wanted = dict.fromkeys(task for task in tasks if task is not None)
         metrics.QUERIES.inc(len(wanted))
         metrics.measure_memory("worker")
@@ -97,7 +111,9 @@ class SlotTables:
             if task not in self._slots and task not in self._failed:
                 self._load(task)
         slots = [self._slots.get(task, FAILED_SLOT) if task else IDENTITY_SLOT for task in tasks]
-        self._point_tokens(np.repeat(np.asarray(slots, dtype=np.int64), counts))
+        starts = [adaptation.start for adaptation in adaptations]
+        of_slots, of_starts = np.array([slots, starts], dtype=np.int64)
+        self._point_tokens(_token_slots(of_slots, of_starts, computed, counts))
 
     def _load(self, task: TaskKey) -> None:
         if len(self._failed) >= MAX_FAILED:
@@ -110,7 +126,8 @@ class SlotTables:
             metrics.FAILURES.inc()
             return
         try:
-            injection = self._injection(task.digest)
+            artifact = self._artifact(task.digest)
+            injection = self._own(artifact.injection)
         except Exception as error:  # of any kind: it would end the engine
             logger.error(
                 "task %s is unavailable until its folder changes: %s",
@@ -124,23 +141,24 @@ class SlotTables:
         slot = self._free.pop() if self._free else self._evict()
         self.scale[:, :, slot].copy_(injection.scale)
         self.shift[:, :, slot].copy_(injection.shift)
+        if self.label_rows is not None and "label_rows" in artifact.tensors:
+            self.label_rows.put(task, artifact.tensors["label_rows"])
         self._slots[task] = slot
         metrics.LOADS.inc()
         metrics.RESIDENT.set(len(self._slots))
 
-    def _injection(self, digest: str) -> Injection:
+    def _own(self, injection: Injection) -> Injection:
         """Of this worker's layers, in the dtypes of the tables."""
-        artifact = self._artifact(digest)
-        folded = fold(artifact.context_vector, artifact.coefficients)
-        shift = folded.shift.to(self.shift.dtype)
+        shift = injection.shift.to(self.shift.dtype)
         if not shift.isfinite().all():
             raise ArtifactError(
-                f"lambda times its context vector goes up to {folded.shift.abs().max():.3g}, "
-                f"{shift.dtype} to {torch.finfo(shift.dtype).max:.3g}; serve it in another --dtype "
-                "or calibrate it again"
+                f"its shift (lambda times the context vector, where it has those) goes up to "
+                f"{injection.shift.abs().max():.3g}, {shift.dtype} to "
+                f"{torch.finfo(shift.dtype).max:.3g}; serve it in another --dtype or calibrate it "
+                "again"
             )
         local = slice(self.layers.start, self.layers.stop)
-        return Injection(folded.scale[local], shift[local])
+        return Injection(injection.scale[local], shift[local])
 
     def _artifact(self, digest: str) -> Artifact:
         """From the first folder where it is sound, as a damaged or unsigned copy harms no other."""
@@ -155,11 +173,14 @@ class SlotTables:
 
     def _evict(self) -> int:
         metrics.EVICTIONS.inc()
-        return self._slots.popitem(last=False)[1]
+        task, slot = self._slots.popitem(last=False)
+        if self.label_rows is not None:
+            self.label_rows.drop(task)
+        return slot
 
     def _refuse_other_shape(self, artifact: Artifact) -> None:
         """An artifact's shape is its own claim; one that does not fit would end the engine."""
-        layers, _, hidden = artifact.context_vector.shape
+        layers, hidden = artifact.spec.num_layers, artifact.spec.hidden_size
         if layers < self.layers.stop or hidden != self.shift.shape[-1]:
             raise ArtifactError(
                 f"its vectors are for {layers} layers of width {hidden}, the served model has at "
@@ -173,6 +194,25 @@ class SlotTables:
         padded[: len(token_slots)] = token_slots
         self.token_slots[:used].copy_(_staged(padded, self.token_slots.device), non_blocking=True)
         self._tokens_used = len(token_slots)
+
+
+def _token_slots(
+    slots: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    computed: npt.NDArray[np.integer],
+    counts: npt.NDArray[np.integer],
+) -> npt.NDArray[np.int64]:
+    """Slots [tokens] from each request's slot, start, tokens computed before and tokens.
+
+    What failed fails from its first token on: with an empty tail no other would show it.
+    """
+    starts = np.where(slots == FAILED_SLOT, 0, starts)
+    before = np.clip(starts - computed, 0, counts)
+    identity = np.full_like(slots, IDENTITY_SLOT)
+    return np.repeat(
+        np.stack([identity, slots], axis=1).ravel(),
+        np.stack([before, counts - before], axis=1).ravel(),
+    )
 
 
 def _staged(values: npt.NDArray[np.int64], device: torch.device) -> Tensor:

@@ -15,7 +15,6 @@ from pathlib import Path
 from ifedicl_serve.contract.artifact import (
     TASK_FILE,
     VECTORS_FILE,
-    Artifact,
     max_vectors_bytes,
     read_spec,
     refuse_occupied,
@@ -73,9 +72,9 @@ class TaskEditor:
             files = {TASK_FILE: task_file, VECTORS_FILE: vectors}
             if signature is not None:
                 files[SIGNATURE_FILE] = signature
-            artifact = write_folder(folder, files, partial(self._checked, name))
+            written = write_folder(folder, files, partial(self._checked, name))
             self.registry.refresh({folder.name})
-            return self._now_serving(name, artifact.digest), replaces
+            return self._now_serving(name, written.digest), replaces
 
     def delete(self, name: TaskName) -> None:
         """Remove task `name`, or the refused artifact in the sub-folder `name`.
@@ -122,8 +121,8 @@ class TaskEditor:
             ) from error
         return folder
 
-    def _checked(self, name: TaskName, staged: Path) -> Artifact:
-        """The artifact in `staged`, if it would serve as `name`."""
+    def _checked(self, name: TaskName, staged: Path) -> Task:
+        """The task in `staged`, if it would serve as `name`."""
         try:
             spec, _ = read_spec(staged)
             if spec.name != name:
@@ -138,7 +137,7 @@ class TaskEditor:
                     "the task on it"
                 )
             read_signature(staged)
-            return self.registry.check(staged)[0]
+            return self.registry.check(staged)
         except UploadError:
             raise
         except IFedICLError as error:

@@ -12,10 +12,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ifedicl_serve.contract.artifact import Artifact, load_artifact, read_spec, refuse_other_model
+from ifedicl_serve.contract.artifact import load_artifact, read_spec, refuse_other_model
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.labels import LabelTrie
-from ifedicl_serve.contract.prompt import label_trie
 from ifedicl_serve.contract.signing import TrustedKeys
 from ifedicl_serve.errors import IFedICLError, TaskNotFoundError
 from ifedicl_serve.tasks.entry import Entry, generation_of, may_pass, serving_of
@@ -108,11 +106,11 @@ class TaskRegistry:
                 self.on_change(changed)
             return changed
 
-    def check(self, folder: Path, digest: str | None = None) -> tuple[Artifact, LabelTrie]:
-        """All that an artifact needs to serve here. Raises ArtifactError or PromptError."""
+    def check(self, folder: Path, digest: str | None = None, generation: str = "") -> Task:
+        """The folder's task, if it has all it needs to serve here. Raises ArtifactError or
+        PromptError."""
         artifact = load_artifact(folder, self.model, digest, self.trusted)
-        spec = artifact.spec
-        return artifact, label_trie(self.tokenizer, spec.prompt, spec.verbalizations)
+        return Task.of(artifact, self.tokenizer, folder, generation)
 
     def folders_of(self, name: str) -> list[Path]:
         """Sub-folders that hold a task of that name; the first is the one that serves."""
@@ -198,10 +196,8 @@ class TaskRegistry:
             listed = entry.state
             if isinstance(listed, Task | str):  # by another thread
                 return
-            spec, digest, folder = listed.spec, listed.digest, listed.folder
             try:
-                _, trie = self.check(folder, digest)
-                entry.state = Task(spec, digest, listed.generation, folder, trie)
+                entry.state = self.check(listed.folder, listed.digest, listed.generation)
             except IFedICLError as error:
                 if may_pass(error):
                     entry.stamp = None

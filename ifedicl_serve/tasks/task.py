@@ -1,12 +1,16 @@
-"""A task that serves: its spec, its content's name, where it lies, and its label trie."""
+"""A task that serves: its spec, its content's name, where it lies, and what its answers take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.labels import LabelTrie
+from ifedicl_serve.contract.prompt import label_trie, tail_tokens
+from ifedicl_serve.contract.readout import Readout
 from ifedicl_serve.contract.spec import TaskSpec
 from ifedicl_serve.errors import TaskUnavailableError
 
@@ -31,18 +35,54 @@ class ListedTask:
 
 @dataclass(frozen=True)
 class Task(ListedTask):
-    """A task ready to serve: everything about it was checked."""
+    """A task ready to serve: everything about it was checked.
+
+    `tail` is how many tokens of a prompt it adapts, the last ones (None: all). `readout` is without
+    the label rows, which only workers keep; `label_rows` says how many there are.
+    """
 
     trie: LabelTrie
+    tail: int | None
+    readout: Readout | None
 
-    def read_out(self, choices: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Probabilities [..., labels] from the trie's log-softmaxes [..., choices].
+    @classmethod
+    def of(cls, artifact: Artifact, tokenizer: Any, folder: Path, generation: str = "") -> "Task":
+        """Raises PromptError for labels that the tokenizer cannot keep apart."""
+        spec, readout = artifact.spec, artifact.readout
+        return cls(
+            spec,
+            artifact.digest,
+            generation,
+            folder,
+            trie=label_trie(tokenizer, spec.prompt, spec.verbalizations),
+            tail=tail_tokens(tokenizer, spec.prompt) if spec.extent == "tail" else None,
+            readout=readout and replace(readout, label_rows=None),
+        )
 
-        Raises TaskUnavailableError if one is NaN: a worker could not load the task.
+    @property
+    def label_rows(self) -> int:
+        """How many label rows a worker has of it: one a label, or none."""
+        return len(self.spec.labels) if self.spec.readout == "head" else 0
+
+    def read_out(
+        self,
+        choices: npt.NDArray[np.float32],
+        row_scores: npt.NDArray[np.float32] | None = None,
+        adapted: bool = True,
+    ) -> npt.NDArray[np.float64]:
+        """Probabilities [..., labels] from the trie's log-softmaxes [..., choices] and the scores
+        of the task's label rows [..., labels], if it has some.
+
+        Unadapted is the base model's own answer: without the readout. Raises TaskUnavailableError
+        if a score is NaN, as a worker could not load the task, or a row's is beyond float32.
         """
-        if np.isnan(choices).any():
+        overflows = row_scores is not None and not np.isfinite(row_scores).all()
+        if overflows or np.isnan(choices).any():
             raise unavailable(self)
-        return np.exp(self.trie.log_probs(choices).astype(np.float64))
+        log_probs = self.trie.log_probs(choices)
+        if self.readout is None or not adapted:
+            return np.exp(log_probs.astype(np.float64))
+        return np.exp(self.readout(log_probs, row_scores))
 
 
 def unavailable(task: Task) -> TaskUnavailableError:

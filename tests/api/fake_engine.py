@@ -31,7 +31,7 @@ class FakeEngine:
         self.held = False
         self.aborted = 0
 
-    async def token_scores(self, task, prompt_ids, token_ids):
+    async def token_scores(self, prompt_ids, request):
         self.prompts.append(prompt_ids)
         try:
             while self.held:
@@ -39,8 +39,8 @@ class FakeEngine:
         except asyncio.CancelledError:
             self.aborted += 1
             raise
-        digest = task.digest if task else UNADAPTED
-        scores = log_probs(digest, prompt_ids, token_ids)
+        digest = request.digest or UNADAPTED
+        scores = log_probs(digest, prompt_ids, request.label_token_ids)
         if digest in self.unavailable:
             scores = np.full_like(scores, np.nan)
         return TokenScores(scores, CACHED_TOKENS)

@@ -33,10 +33,10 @@ class SlowEngine(FakeEngine):
         super().__init__()
         self.asked, self.go = asyncio.Event(), asyncio.Event()
 
-    async def token_scores(self, task, prompt_ids, token_ids):
+    async def token_scores(self, prompt_ids, request):
         self.asked.set()
         await self.go.wait()
-        return await super().token_scores(task, prompt_ids, token_ids)
+        return await super().token_scores(prompt_ids, request)
 
 
 @asynccontextmanager

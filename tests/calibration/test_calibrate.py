@@ -11,21 +11,26 @@ from statistics import fmean
 import pytest
 import torch
 
+from calibration import ladder
 from calibration.command.calibrate import calibrate as run_cli
 from calibration.data.examples import Example
+from calibration.data.rows import Rows
 from calibration.model.hooked import HookedModel
 from calibration.result.outcome import Outcome
-from calibration.result.record import round_losses, wire_bytes
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
+from calibration.stages.evaluate import compare
+from calibration.stages.judge import NOTHING
 from calibration.state import STATE_FILE, StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
 
-SETTINGS = Settings(layers=(1, 2), rounds=3, local_steps=3, batch_size=4)
+PAPER = Settings(
+    layers=(1, 2), fit="coefficients", readout="none", rounds=3, local_steps=3, batch_size=4
+)
 
 
 class Killed(Exception):
@@ -37,20 +42,20 @@ class KilledAfter(Progress):
         super().__init__()
         self.rounds = rounds
 
-    def fitting(self, client: int, round_index: int):
+    def fitting(self, fit: SiteFit, client: int, round_index: int):
         if round_index == self.rounds:
             raise Killed
-        return super().fitting(client, round_index)
+        return super().fitting(fit, client, round_index)
 
 
 @pytest.fixture
 def job(
     llama: HookedModel, llama_folder: Path, task: TaskDefinition, examples: list[Example]
 ) -> Job:
-    """Two clients of five rows and two rows held out."""
-    clients = [examples[:5], examples[5:10]]
+    """Two clients of five rows and one held out, on the paper's rung."""
+    clients = [Rows(examples[:5], examples[10:11]), Rows(examples[5:10], examples[11:])]
     identity = ModelIdentity.of(str(llama_folder))
-    return Job(llama, identity, task, clients, examples[10:], SETTINGS)
+    return Job(llama, identity, task, clients, [], PAPER)
 
 
 def run(job: Job, folder: Path, progress: Progress | None = None) -> Outcome:
@@ -60,24 +65,29 @@ def run(job: Job, folder: Path, progress: Progress | None = None) -> Outcome:
 
 def test_artifact_is_what_the_job_says(job: Job, tmp_path: Path) -> None:
     outcome = run(job, tmp_path / "toy")
+    state = outcome.done.state
+    losses = state.losses["coefficients"]
     artifact = load_artifact(tmp_path / "toy", job.identity, outcome.artifact.digest)
     assert artifact.spec.layers == (1, 2)
     assert artifact.spec.calibration.client_sizes == (5, 5)
-    assert artifact.spec.calibration.metrics["adapted_log_loss"] == outcome.after["log_loss"]
+    assert (
+        artifact.spec.calibration.metrics["adapted_log_loss"]
+        == outcome.done.measured.after["log_loss"]
+    )
     assert artifact.spec.calibration.round_losses == pytest.approx(
-        [fmean(loss for steps in clients for loss in steps) for clients in outcome.state.losses],
+        [fmean(loss for steps in clients for loss in steps) for clients in losses],
         abs=1e-6,
     )
-    assert torch.equal(artifact.coefficients, outcome.state.current)
-    assert outcome.state.coefficients.shape == (4, 3, 2, 2)
-    assert [len(one_round) for one_round in outcome.state.losses] == [2, 2, 2]
+    assert torch.equal(artifact.coefficients, state.current("coefficients"))
+    assert state.values["coefficients"].shape == (4, 3, 2, 2)
+    assert [len(one_round) for one_round in losses] == [2, 2, 2]
     assert list(tmp_path.iterdir()) == [tmp_path / "toy"]  # the state is gone
 
 
 def test_two_runs_have_the_same_digest(job: Job, tmp_path: Path) -> None:
     first, second = run(job, tmp_path / "a"), run(job, tmp_path / "b")
     assert first.artifact.digest == second.artifact.digest
-    other = dataclasses.replace(job, settings=dataclasses.replace(SETTINGS, seed=1))
+    other = dataclasses.replace(job, settings=dataclasses.replace(PAPER, seed=1))
     assert run(other, tmp_path / "c").artifact.digest != first.artifact.digest
 
 
@@ -89,7 +99,7 @@ def test_a_killed_run_continues_to_the_same_artifact(job: Job, tmp_path: Path, r
     assert not (tmp_path / "killed").exists()
     resumed = run(job, tmp_path / "killed")
     assert resumed.artifact.digest == undisturbed.artifact.digest
-    assert resumed.state.losses == undisturbed.state.losses
+    assert resumed.done.state.losses == undisturbed.done.state.losses
     assert resumed.warnings == undisturbed.warnings
 
 
@@ -97,7 +107,7 @@ def test_a_state_of_other_settings_or_data_is_refused(job: Job, tmp_path: Path) 
     with pytest.raises(Killed):
         run(job, tmp_path / "toy", KilledAfter(1))
     fewer = dataclasses.replace(job, clients=job.clients[:1])
-    slower = dataclasses.replace(job, settings=dataclasses.replace(SETTINGS, learning_rate=0.01))
+    slower = dataclasses.replace(job, settings=dataclasses.replace(PAPER, learning_rate=0.01))
     for other in (fewer, slower):
         with pytest.raises(DataError, match="other settings, model or data, or by another version"):
             run(other, tmp_path / "toy")
@@ -113,19 +123,100 @@ def test_a_damaged_state_is_refused(job: Job, tmp_path: Path) -> None:
 
 
 def test_nothing_held_out_measures_nothing(job: Job, tmp_path: Path) -> None:
-    outcome = run(dataclasses.replace(job, held_out=[]), tmp_path / "toy")
-    assert outcome.before == outcome.after == {}
+    trained = [Rows(rows.train) for rows in job.clients]
+    outcome = run(dataclasses.replace(job, clients=trained), tmp_path / "toy")
+    assert outcome.done.measured == NOTHING
     assert outcome.artifact.spec.calibration.metrics == {"held_out": 0.0}
 
 
-def test_round_losses_are_means_over_steps_and_nothing_if_a_round_was_withheld() -> None:
-    assert round_losses([[[1.0, 2.0], [6.0]], [[0.5], []]]) == (3.0, 0.5)
-    assert round_losses([[[1.0], [2.0]], [[], []]]) == ()
+def climbed(job: Job, **changes) -> Job:
+    return dataclasses.replace(job, settings=dataclasses.replace(PAPER, **changes))
 
 
-def test_wire_bytes_worked_by_hand(llama: HookedModel) -> None:
+@pytest.mark.parametrize(
+    ("fit", "readout", "tensors"),
+    [
+        ("bias", "auto", {"bias", "sharpness"}),
+        ("head", "auto", {"bias", "label_rows", "sharpness"}),
+        ("coefficients", "bias", {"context_vector", "coefficients", "bias", "sharpness"}),
+        ("channels", "none", {"context_vector", "scale", "shift"}),
+        (
+            "channels",
+            "head",
+            {"context_vector", "scale", "shift", "bias", "label_rows", "sharpness"},
+        ),
+    ],
+)
+def test_every_rung_is_calibrated_to_what_it_says(
+    job: Job, tmp_path: Path, fit: str, readout: str, tensors: set[str]
+) -> None:
+    outcome = run(climbed(job, fit=fit, readout=readout), tmp_path / "toy")
+    artifact = load_artifact(tmp_path / "toy", job.identity, outcome.artifact.digest)
+    assert set(artifact.spec.tensors) == tensors
+    assert artifact.spec.rung == outcome.done.rung.name
+    assert artifact.spec.layers == ((1, 2) if "context_vector" in tensors else ())
+    tried = [rung.name for rung in artifact.spec.calibration.rungs]
+    assert tried == ["zero-shot", artifact.spec.rung]
+
+
+def test_auto_tries_readouts_alone_where_few_rows_are_held_out(job: Job, tmp_path: Path) -> None:
+    outcome = run(climbed(job, fit="auto", readout="auto"), tmp_path / "toy")
+    tried = [trial.rung.name for trial in outcome.done.trials]
+    assert tried == ["zero-shot", "bias", "head"]
+    assert outcome.done.measured.rows == 12  # all are judged by, fold by fold
+    assert outcome.done.state.values == {}
+
+
+def test_auto_tries_every_rung_where_rows_can_tell(job: Job, tmp_path: Path) -> None:
+    outcome = run(climbed(job, fit="auto", readout="auto", least_held_out=2), tmp_path / "toy")
+    assert [trial.rung for trial in outcome.done.trials] == list(ladder.LADDER)
+    assert outcome.done.measured.rows == 2
+    done = outcome.done
+    assert all(done.tensors_of(rung) for rung in ladder.LADDER[1:])
+    chosen = next(trial for trial in outcome.done.trials if trial.rung == outcome.done.rung)
+    assert outcome.done.measured.after == chosen.metrics
+    assert chosen.excess <= chosen.standard_error
+
+
+def test_what_a_rung_measures_is_what_the_task_says_of_other_rows(job: Job, tmp_path: Path) -> None:
+    """`--held-out-data`: rows that are for nothing but measuring."""
+    test = [row for rows in job.clients for row in rows.everything][:4]
+    job = dataclasses.replace(climbed(job, fit="channels", readout="bias"), test=test)
+    outcome = run(job, tmp_path / "toy")
+    compared = compare(job.model, outcome.artifact, test, [], shots=0)
+    assert outcome.done.measured == (compared["zero_shot"], compared["adapted"], 4)
+
+
+def test_channels_are_kept_of_the_round_with_the_lowest_held_out_loss(
+    job: Job, tmp_path: Path
+) -> None:
+    outcome = run(climbed(job, fit="channels", readout="none"), tmp_path / "toy")
+    state = outcome.done.state
+    assert len(state.held_out) == 3
+    best = 1 + state.held_out.index(min(state.held_out))
+    assert torch.equal(outcome.artifact.tensors["scale"], state.values["channels"][best][:, :, 0])
+    told = outcome.done.measured.after["log_loss"]
+    assert told == pytest.approx(min(state.held_out), abs=1e-5)
+
+
+def test_readouts_are_the_same_whoever_holds_which_row(job: Job, tmp_path: Path) -> None:
+    """One label a client among them."""
+    rows = [row for part in job.clients for row in part.everything]
+    by_label = [[row for row in rows if row.label == name] for name in job.task.names]
+    rungs = []
+    for number, parts in enumerate(([rows], [rows[::2], rows[1::2]], by_label)):
+        one = dataclasses.replace(
+            climbed(job, fit="head", readout="auto"), clients=[Rows(part) for part in parts]
+        )
+        rungs.append(run(one, tmp_path / str(number)).artifact.tensors)
+    for other in rungs[1:]:
+        for name, tensor in rungs[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_wire_bytes_worked_by_hand(job: Job, tmp_path: Path) -> None:
     # vector: 4 bytes * 3 layers * 2 sites * 64; coefficients: 4 * 3 * 2 * 2
-    assert wire_bytes((3, 2, 64), vector_bytes=1536, rounds=3, clients=2) == {
+    assert run(job, tmp_path / "toy").artifact.spec.calibration.wire_bytes == {
         "context_vector_per_client_each_way": 1536,
         "coefficients_per_client_and_round_each_way": 48,
         "total": 2 * 2 * (1536 + 3 * 48),
@@ -141,7 +232,8 @@ def test_sigkill_in_a_real_process_then_resume(
 
     def arguments(out: str) -> list[str]:
         paths = f"--model {llama_folder} --data {data} --out {tmp_path / out} --name toy"
-        return f"{paths} --rounds 30 --local-steps 1 --batch-size 1 --held-out 0.2".split()
+        steps = "--rounds 30 --local-steps 1 --batch-size 1 --held-out 0.2"
+        return f"{paths} --fit channels {steps}".split()
 
     code = (
         "import sys; from calibration.command.calibrate import calibrate; calibrate(sys.argv[1:])"

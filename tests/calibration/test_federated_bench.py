@@ -18,7 +18,14 @@ from calibration.stages.fit import fit_round
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import BETA, LAMBDA, initial_coefficients
 
-SETTINGS = Settings(layers=(0, 1, 2), rounds=2, local_steps=2, batch_size=4)
+SETTINGS = Settings(
+    layers=(0, 1, 2),
+    fit="coefficients",
+    readout="none",
+    rounds=2,
+    local_steps=2,
+    batch_size=4,
+)
 
 
 @pytest.fixture
@@ -88,11 +95,12 @@ def test_a_poisoned_update_matters_to_fedavg(evaluation: Evaluation, examples) -
 def test_lambda_alone_leaves_beta_at_one(llama, task: TaskDefinition, examples) -> None:
     start = initial_coefficients(3, (0, 1, 2), ("attn", "mlp"))
     vector = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(0))
+    asked = llama, task, examples, "coefficients", vector, start, SETTINGS, 0, 0
     with fitting_only("lambda"):
-        fitted = fit_round(llama, task, examples, vector, start, SETTINGS, 0, 0).coefficients
+        fitted = fit_round(*asked).values
     assert (fitted[..., BETA] == 1).all()
     assert (fitted[..., LAMBDA] != start[..., LAMBDA]).all()
-    both = fit_round(llama, task, examples, vector, start, SETTINGS, 0, 0).coefficients
+    both = fit_round(*asked).values
     assert (both[..., BETA] != 1).all()
 
 

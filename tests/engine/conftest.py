@@ -24,16 +24,24 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from bench.common.random_tasks import random_task
+from bench.common.random_tasks import LABELS, random_task
 from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
-from tests.engine.reference import hooked, trie_of
+from ifedicl_serve.tasks.task import Task
+from tests.engine.reference import hooked, trie_of, worker_scores
 
 TINY_QWEN2 = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
 NUM_TASKS = 33
+# What `random_task` is asked for.
+MIXED = (
+    {"fit": "coefficients"},
+    {"fit": "channels"},
+    {"fit": "channels", "readout": "head"},
+    {"fit": "none", "readout": "head"},
+)
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +68,30 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def tasks(models, tmp_path_factory):
-    """33 random tasks of the tiny LLaMA in one folder, and their digests."""
+    """33 random tasks of the tiny LLaMA in one folder, of four rungs in turn, and their digests."""
     folder = tmp_path_factory.mktemp("tasks")
     digests = [
-        random_task(models["llama"], folder / f"task{seed}", seed).digest
+        random_task(models["llama"], folder / f"task{seed}", seed, **MIXED[seed % 4]).digest
         for seed in range(NUM_TASKS)
     ]
     return folder, digests
+
+
+def mixed_requests(tasks, prompts, token_ids) -> list[tuple]:
+    """A request a prompt, for the tasks in turn: all want what label rows their task has, every
+    second adapts a tail alone, and every ninth names no task."""
+    folder, digests = tasks
+    requests = []
+    for number, prompt in enumerate(prompts):
+        kind = number % NUM_TASKS
+        rows = len(LABELS) if MIXED[kind % 4].get("readout") == "head" else 0
+        asked = {"tail": 5 if number % 2 else None, "label_rows": rows}
+        requests.append(
+            request(prompt, None, token_ids)
+            if number % 9 == 8
+            else request(prompt, digests[kind], token_ids, **asked)
+        )
+    return requests
 
 
 @dataclass(frozen=True)
@@ -77,38 +102,54 @@ class Case:
     digests: list[str]
     prompts: list[list[int]]
     labels: tuple[int, ...]  # a token each, so that a request scores all labels of a prompt
-    expected: dict[str | None, np.ndarray]  # [prompts, labels] by digest; None: no task
+    asked: dict[str | None, tuple[int | None, int]]  # tail and label rows by digest; None: no task
+    # [prompts, labels] log-probabilities, and behind them the scores of label rows, if asked for
+    expected: dict[str | None, np.ndarray]
 
     def requests(self, *digests: str | None) -> list[tuple]:
         """Every prompt under every task, as `request` takes them."""
-        return [(ids, digest, self.labels) for digest in digests for ids in self.prompts]
+        return [
+            (ids, digest, self.labels, *self.asked[digest])
+            for digest in digests
+            for ids in self.prompts
+        ]
 
     def answers(self, *digests: str | None) -> np.ndarray:
-        """The hooked model's answers to these requests."""
-        return np.concatenate([self.expected[digest] for digest in digests])
+        """The hooked model's answers to these requests, one behind the other."""
+        return np.concatenate([self.expected[digest].ravel() for digest in digests])
 
 
 @pytest.fixture(scope="session")
 def case(models, tmp_path_factory) -> Case:
     folder = tmp_path_factory.mktemp("case")
     labels = ("card", "cash", "exchange", "transfer")
+    rungs = (
+        {"fit": "coefficients"},
+        {"fit": "channels", "extent": "tail", "readout": "head"},
+        {"fit": "coefficients", "extent": "tail"},
+        {"fit": "none", "readout": "head"},
+    )
     artifacts = [
-        random_task(models["llama"], folder / f"task{seed}", seed, labels=labels)
-        for seed in range(4)
+        random_task(models["llama"], folder / f"task{seed}", seed, labels=labels, **rung)
+        for seed, rung in enumerate(rungs)
     ]
     model = load_model(str(models["llama"]), dtype="fp32", device="cpu")
     spec = artifacts[0].spec
     questions = [f"question {n}: " + "why was my card declined? " * n for n in range(8)]
     prompts = [spec.prompt.render(question) for question in questions]
+    asked = {None: (None, 0)}
     expected = {None: hooked(model, artifacts[0], questions, adapted=False)}
     for artifact in artifacts:
-        expected[artifact.digest] = hooked(model, artifact, questions)
+        task = Task.of(artifact, model.tokenizer, folder)
+        asked[artifact.digest] = task.tail, task.label_rows
+        expected[artifact.digest] = worker_scores(model, artifact, questions)
     (node,) = trie_of(model, spec).nodes
     return Case(
         folder,
         [artifact.digest for artifact in artifacts],
         [token_ids(model.tokenizer, prompt) for prompt in prompts],
         node.children,
+        asked,
         expected,
     )
 
@@ -145,9 +186,10 @@ def engine(model: Path, tasks: Path | None, task: str = "classify", **options) -
         cleanup_dist_env_and_memory()
 
 
-def request(prompt_ids, digest=None, token_ids=()) -> tuple:
+def request(prompt_ids, digest=None, token_ids=(), tail=None, label_rows=0) -> tuple:
     """A raw engine request, as our HTTP route sends it (which sets no cache salt either)."""
-    return {"prompt_token_ids": list(prompt_ids)}, TaskRequest(digest, tuple(token_ids))
+    asked = TaskRequest(digest, tuple(token_ids), tail=tail, label_rows=label_rows)
+    return {"prompt_token_ids": list(prompt_ids)}, asked
 
 
 def run(llm, requests, task: str = "classify", **options) -> list:
@@ -160,9 +202,10 @@ def run(llm, requests, task: str = "classify", **options) -> list:
 
 
 def scores(llm, requests) -> list[np.ndarray]:
-    """Label log-probabilities per request, without the padding behind its own labels."""
+    """Label log-probabilities per request, and behind them the scores of label rows, if it asks for
+    those; without the padding."""
     return [
-        output.outputs.data.numpy()[: len(who.label_token_ids)]
+        output.outputs.data.numpy()[: len(who.label_token_ids) + who.label_rows]
         for output, (_, who) in zip(run(llm, requests), requests, strict=True)
     ]
 

@@ -13,9 +13,9 @@ from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import tensor_of
 from calibration.federation.wire.tensors import Wire
 from calibration.model.hooked import HookedModel
-from calibration.model.sites import SiteFit
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
+from calibration.settings import SiteFit
 from calibration.state import StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import DataError

@@ -16,9 +16,9 @@ from calibration.federation.coordinator.checks import outsized, refuse_values
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import FIT, not_ok
-from calibration.model.sites import SiteFit
 from calibration.result.report import write_report
 from calibration.run.progress import Progress
+from calibration.settings import SiteFit
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.errors import FederationError, QuorumError
 from tests.federation.conftest import LoopGrid

@@ -156,11 +156,9 @@ def test_messages_hold_no_text_and_no_token_id(
     examples: list[Example],
     llama: HookedModel,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Everything a client ever sent on the whole ladder, as the records it is made of."""
-    monkeypatch.setattr(ladder, "LEAST_HELD_OUT", 1)
-    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto")
+    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto", least_held_out=1)
     outcome = run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
     assert len(outcome.artifact.spec.calibration.rungs) == len(ladder.LADDER)
     assert kinds(grid) == {

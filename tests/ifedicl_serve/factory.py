@@ -21,6 +21,7 @@ MODEL = ModelIdentity(
     weights_digest="e" * 64,
 )
 LAYERS, HIDDEN = 4, 8
+NOTHING_ADAPTED = {"layers": (), "sites": ()}  # the spec of a task with a readout alone
 
 
 def make_spec(name="sst2", labels=("negative", "positive"), **changes):
@@ -71,10 +72,10 @@ def make_rung(name, spec, seed=0):
     return tensors
 
 
-def make_artifact(folder, seed=0, **changes):
-    """Write a task to `folder`; `changes` are those of make_spec."""
+def make_artifact(folder, seed=0, rung="coefficients", **changes):
+    """Write a task of a rung to `folder`; `changes` are those of make_spec."""
     spec = make_spec(**changes)
-    return save_artifact(spec, make_vectors(spec, seed), folder)
+    return save_artifact(spec, make_rung(rung, spec, seed), folder)
 
 
 def edit_task(folder, **changes):

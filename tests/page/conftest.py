@@ -12,11 +12,17 @@ from transformers import AutoTokenizer
 
 from ifedicl_serve.contract.artifact import save_artifact
 from ifedicl_serve.contract.prompt import PromptTemplate
-from ifedicl_serve.contract.spec import CalibrationRecord, Label
+from ifedicl_serve.contract.spec import CalibrationRecord, Label, RungRecord
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import TINY_QWEN2, application, running
 from tests.api.fake_engine import FakeEngine
-from tests.ifedicl_serve.factory import MODEL, make_artifact, make_spec, make_vectors
+from tests.ifedicl_serve.factory import (
+    MODEL,
+    NOTHING_ADAPTED,
+    make_artifact,
+    make_rung,
+    make_spec,
+)
 
 MAX_PROMPT = 400  # tokens
 LIMIT_MS = 60_000  # of anything that is waited for; machines are shared
@@ -33,6 +39,24 @@ BANKING = ("age", "cash", "delivery", "exchange", "identity", "password", "refun
 MARKUP = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
 LABELS_OF_MARKUP = tuple(Label(name=MARKUP + name, verbalization=name) for name in ("a", "b"))
 LOSSES = (1.0533, 0.6904, 0.4812, 0.4127, 0.3899)
+TRIED = (
+    RungRecord(
+        name="zero-shot",
+        numbers=0,
+        log_loss=1.7312,
+        excess=0.8204,
+        standard_error=0.0931,
+        accuracy=0.475,
+    ),
+    RungRecord(
+        name="channels+head",
+        numbers=196_612,
+        log_loss=0.9108,
+        excess=0.0,
+        standard_error=0.0,
+        accuracy=0.6625,
+    ),
+)
 
 expect.set_options(timeout=LIMIT_MS)
 
@@ -56,7 +80,8 @@ def browser():
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory):
-    """A task like the demo's, one whose every string is markup, and many small ones."""
+    """A task like the demo's, one of every channel and one of no layer, one whose every string is
+    markup, and many small ones."""
     folder = tmp_path_factory.mktemp("tasks")
     make_artifact(
         folder / "banking",
@@ -79,15 +104,39 @@ def registry(tmp_path_factory):
             versions={"torch": "2.13.0"},
         ),
     )
+    make_artifact(
+        folder / "emotion",
+        name="emotion",
+        labels=("anger", "joy", "love"),
+        prompt=PromptTemplate(head="What does {text} mean? ", tail="\nThat is:"),
+        rung="channels+head",
+        extent="tail",
+        calibration=make_record(rungs=TRIED),
+    )
+    make_artifact(
+        folder / "spam",
+        name="spam",
+        rung="head",
+        calibration=make_record(rounds=0),
+        **NOTHING_ADAPTED,
+    )
     hostile = make_spec(
-        name="hostile", prompt=PromptTemplate.of(MARKUP + " {text}\nTopic:")
+        name="hostile",
+        prompt=PromptTemplate.of(MARKUP + " {text}\nTopic:"),
+        calibration=make_record(rungs=(TRIED[0].model_copy(update={"name": MARKUP}),)),
     ).model_copy(update={"labels": LABELS_OF_MARKUP})
-    save_artifact(hostile, make_vectors(hostile), folder / "hostile")
+    save_artifact(hostile, make_rung("coefficients+bias", hostile), folder / "hostile")
     for number in range(70):
         make_artifact(folder / f"customer-{number}", name=f"customer-{number}", seed=number)
     (folder / "damaged").mkdir()
     (folder / "damaged" / "task.json").write_text("{")
     return TaskRegistry(folder, MODEL, AutoTokenizer.from_pretrained(TINY_QWEN2))
+
+
+def make_record(**changes):
+    """How a small task was made."""
+    fields = {"loss": "restricted", "rounds": 1, "seed": 0, "client_sizes": (8,)}
+    return CalibrationRecord(**(fields | changes))
 
 
 @pytest.fixture(scope="session")

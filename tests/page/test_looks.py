@@ -23,7 +23,7 @@ READABLE = [
 ]
 
 
-@pytest.mark.parametrize("task", ["banking", "hostile", "customer-9"])
+@pytest.mark.parametrize("task", ["banking", "emotion", "spam", "hostile", "customer-9"])
 def test_nothing_is_wider_than_a_phone(visit, url, task):
     page = visit(f"{url}/?task={task}", **PHONE)
     page.get_by_label("Compare with unadapted").check()

@@ -17,6 +17,8 @@ def test_a_hostile_task_is_shown_letter_by_letter(visit, url):
     card = page.get_by_role("complementary")
     assert MARKUP in card.locator(".template").inner_text()
     expect(card.locator(".labels li").first).to_contain_text(MARKUP)
+    expect(card.locator(".tried th[scope=row]")).to_contain_text(MARKUP)
+    expect(card.locator(".scores th[scope=row]").first).to_contain_text(MARKUP)
     page.get_by_label("Compare with unadapted").check()
     classify(page, MARKUP)
     expect(page.locator(".quoted")).to_have_text(MARKUP)

@@ -78,7 +78,9 @@ def test_salts(upstream):
     upstream("vllm.v1.request", Request)
     twice(salt_requests_by_task, state=lambda: Request.from_engine_core_request.__func__)
     params = SimpleNamespace(extra_kwargs=TaskRequest("d" * 64).extra_kwargs())
-    request = SimpleNamespace(pooling_params=params, cache_salt=None)
+    request = SimpleNamespace(
+        pooling_params=params, cache_salt=None, prompt_token_ids=[1], prompt_embeds=None
+    )
     assert len(Request.from_engine_core_request(request, None)) == 136
 
 
@@ -163,7 +165,7 @@ def test_sites(bound):
         layer.mlp.forward = (lambda self, h: h + 1).__get__(layer.mlp)
     slots = SimpleNamespace(
         layers=range(1),
-        scale=torch.full((1, 2, 1), 2.0),
+        scale=torch.full((1, 2, 1, 4), 2.0),
         shift=torch.ones(1, 2, 1, 4),
         token_slots=torch.zeros(8, dtype=torch.int64),
     )

@@ -18,8 +18,8 @@ from calibration.federation.wire.messages import (
     told_name,
 )
 from calibration.model.score import Features
-from calibration.model.sites import SITE_FITS
 from calibration.readout.reader import Reader
+from calibration.settings import SITE_FITS
 from calibration.stages.read import Read
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError

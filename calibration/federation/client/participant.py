@@ -19,8 +19,7 @@ from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import Member
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
-from calibration.model.sites import SiteFit
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
 from calibration.stages.read import Read, held_out_loss, read_rows

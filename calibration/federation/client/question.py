@@ -23,8 +23,9 @@ from calibration.federation.wire.messages import (
 )
 from calibration.federation.wire.sums import asked_of, statistics_of
 from calibration.ladder import LADDER, Rung, rungs_of
-from calibration.model.sites import SITE_FITS, SiteFit, injection_of
+from calibration.model.sites import injection_of
 from calibration.readout.stack import Asked
+from calibration.settings import SITE_FITS, SiteFit
 from calibration.stages.read import Read
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.contract.spec import Fit

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from calibration.federation.coordinator.federate import federate
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
-from calibration.model.sites import SiteFit
 from calibration.result.report import write_report
 from calibration.run.progress import Progress
+from calibration.settings import SiteFit
 from calibration.state import StateStore, fingerprint
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.spec import Fit

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from calibration.federation.wire.messages import LARGEST_LOSS
-from calibration.model.sites import SCALE, SHIFT, SiteFit
+from calibration.model.sites import SCALE, SHIFT
 from calibration.readout.stack import Curvature
 from calibration.readout.statistics import Doubles, Statistics
+from calibration.settings import SiteFit
 from calibration.stages.judge import PREDICTED, RIGHT, TRUE, Judgement
 from ifedicl_serve.errors import FederationError
 

@@ -44,9 +44,10 @@ from calibration.federation.wire.messages import (
 )
 from calibration.federation.wire.sums import judgement_of, stacks_record
 from calibration.ladder import Rung
-from calibration.model.sites import SiteFit, first_values
+from calibration.model.sites import first_values
 from calibration.readout.fit import Stack
 from calibration.run.progress import Progress
+from calibration.settings import SiteFit
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
 from calibration.stages.judge import Judgement

@@ -38,7 +38,8 @@ def federate(
     fleet = Fleet(grid, invitation, terms, Ledger(kept.get("ledger", [])))
     fleet.gather()
     clients = RemoteClients(fleet, kept, progress)
-    recorder = Recorder(invitation.settings, saved, store, progress, clients.memory)
+    names = invitation.task.names
+    recorder = Recorder(invitation.settings, names, saved, store, progress, clients.memory)
     done = calibrate(clients, invitation.settings, recorder)
     return recorder.finished(done, federated_spec(invitation, clients.sizes, done), out)
 

@@ -16,7 +16,7 @@ from calibration.federation.wire.messages import (
     tensor_record,
     told_name,
 )
-from calibration.model.sites import SiteFit
+from calibration.settings import SiteFit
 from calibration.state import State
 
 Answer = TypeVar("Answer")

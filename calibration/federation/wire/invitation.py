@@ -8,8 +8,7 @@ from flwr.app import ConfigRecord
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calibration.federation.wire.tensors import Wire
-from calibration.model.sites import SiteFit
-from calibration.settings import Settings
+from calibration.settings import Settings, SiteFit
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES, Site

@@ -2,8 +2,8 @@
 
 vLLM's supported key for this is a request's cache salt, hashed into its first block
 (`generate_block_hash_extra_keys`) and into later ones by their chain (`hash_block_tokens`). It is
-set here, inside the engine core, from the artifact's digest and generation, so that no route into
-the engine can leave it out.
+set here, inside the engine core, from the artifact's digest and generation and from where its
+adaptation starts, so that no route into the engine can leave it out.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest
 logger = logging.getLogger("vllm.ifedicl")
 
 
-def task_salt(task: TaskKey, client_salt: str | None) -> str:
-    """A salt for this task and, within it, for the client's own salt.
+def task_salt(task: TaskKey, start: int, client_salt: str | None) -> str:
+    """A salt for this task and, within it, for the position where it starts to adapt (equal tokens
+    before and behind it have other KV) and for the client's own salt.
 
     136 characters: vLLM refuses client salts above 128 (`validate_cache_salt`), so no client
     can name a task's blocks.
     """
-    named = json.dumps([*task, client_salt or ""])  # unambiguous, whatever the strings hold
+    named = json.dumps([*task, start, client_salt or ""])  # unambiguous, whatever the strings hold
     return "ifedicl-" + hashlib.sha512(named.encode()).hexdigest()
 
 
@@ -37,6 +38,7 @@ def salt_requests_by_task() -> None:
     here would leave an in-process engine waiting for it for ever.
     Delete when vLLM lets a model contribute to a request's block hashes.
     """
+    from vllm.utils import length_from_prompt_token_ids_or_embeds
     from vllm.v1.request import Request
 
     original = Request.from_engine_core_request.__func__
@@ -46,13 +48,15 @@ def salt_requests_by_task() -> None:
     @wraps(original)
     def from_engine_core_request(cls: type[Request], request: Any, block_hasher: Any) -> Request:
         try:
-            task = TaskRequest.of_request(request).key
+            asked = TaskRequest.of_request(request)
         except ValueError as error:
             logger.error("request %s: %s", request.request_id, error)
-            task = TaskKey(MALFORMED)
-            replace_task(request, TaskRequest(MALFORMED))
+            asked = TaskRequest(MALFORMED)
+            replace_task(request, asked)
+        prompt = request.prompt_token_ids, request.prompt_embeds
+        task, start = asked.adaptation(length_from_prompt_token_ids_or_embeds(*prompt))
         if task is not None:
-            request.cache_salt = task_salt(task, request.cache_salt)
+            request.cache_salt = task_salt(task, start, request.cache_salt)
         return original(cls, request, block_hasher)
 
     from_engine_core_request.salts_by_task = True  # type: ignore[attr-defined]

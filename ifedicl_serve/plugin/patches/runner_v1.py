@@ -10,7 +10,8 @@ def assign_slots_in_v1_runner() -> None:
     """Wrap `GPUModelRunner._prepare_inputs` to point each token at its request's slot.
 
     Upstream: it lays out the batch (vllm/v1/worker/gpu_model_runner.py); when it returns,
-    `input_batch.req_ids` is in final row order and the forward pass has not begun.
+    `input_batch` is in final row order, `num_computed_tokens_cpu` is what it was before the batch,
+    and the forward pass has not begun.
     Why: only there are row order and token counts known, and V1 offers no extension point.
     Delete when the CPU runner is V2: there `runner_v2` uses the model's own hook.
     """
@@ -25,11 +26,13 @@ def assign_slots_in_v1_runner() -> None:
         prepared = original(self, scheduler_output, num_scheduled_tokens)
         task_slots = getattr(self.get_model(), "task_slots", None)
         if task_slots is not None:
-            tasks = [
-                TaskRequest.of_request(self.requests[request_id]).key
-                for request_id in self.input_batch.req_ids
+            requests = [self.requests[request_id] for request_id in self.input_batch.req_ids]
+            adaptations = [
+                TaskRequest.of_request(request).adaptation(request.num_prompt_tokens)
+                for request in requests
             ]
-            task_slots.assign(tasks, num_scheduled_tokens)
+            computed = self.input_batch.num_computed_tokens_cpu[: len(requests)]
+            task_slots.assign(adaptations, computed, num_scheduled_tokens)
         return prepared
 
     prepare_inputs.assigns_task_slots = True  # type: ignore[attr-defined]

@@ -79,6 +79,6 @@ def _adapted_class(base: type[nn.Module], forward: Callable[..., Any]) -> type[n
 def _adapted(site: Any, h: Tensor) -> Tensor:
     """The site's output [..., tokens, hidden], each token's task injected."""
     slots = site.token_slots[: h.shape[-2]]
-    h = inject(h, site.task_scale[slots].unsqueeze(-1), site.task_shift[slots])
+    h = inject(h, site.task_scale[slots], site.task_shift[slots])
     torch.ops.ifedicl.materialize(h)
     return h

@@ -103,7 +103,7 @@ def test_a_task_of_others_is_told_apart_from_no_task_by_nothing(client):
 
 
 def test_a_task_that_vanishes_tells_a_key_of_no_others(tmp_path, tokenizer):
-    """In the middle of a request, and for its coefficients."""
+    """In the middle of a request, and for what was fitted for it."""
     registry = TaskRegistry(tmp_path, MODEL, tokenizer)
     for name in ("topics", "secret"):
         make_artifact(tmp_path / name, name=name)
@@ -116,7 +116,7 @@ def test_a_task_that_vanishes_tells_a_key_of_no_others(tmp_path, tokenizer):
         shutil.rmtree(tmp_path / "topics")
         answers = [
             classify(client, "of-topics", "topics"),
-            client.get("/v1/tasks/topics/coefficients", headers=bearer("of-topics")),
+            client.get("/v1/tasks/topics/fitted", headers=bearer("of-topics")),
         ]
     for answer in answers:
         assert answer.status_code == 404

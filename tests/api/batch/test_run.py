@@ -36,7 +36,7 @@ class FakeScorer:
         self.starts += 1
         yield self
 
-    def choices(self, prompts, on_progress):
+    def scores(self, prompts, on_progress):
         if self.stops_at is not None and self.scored + len(prompts) > self.stops_at:
             raise KeyboardInterrupt
         self.scored += len(prompts)
@@ -49,7 +49,7 @@ class FakeScorer:
         choices = np.array(rows, np.float32).reshape(len(prompts), self.task.trie.paths.shape[1])
         if self.loses_at is not None and self.scored > self.loses_at:
             choices[:] = np.nan
-        return choices
+        return choices, None
 
 
 @pytest.fixture
@@ -202,17 +202,17 @@ def test_the_next_chunk_is_tokenised_while_the_engine_works_and_no_further(plan,
         return encode_all(*arguments)
 
     scorer.prompts.encode_all = encode
-    choices = scorer.choices
+    scores = scorer.scores
     seen = []
 
-    def choose(prompts, on_progress):
+    def score(prompts, on_progress):
         assert ready.acquire(timeout=60)  # this chunk
         if len(seen) < 4:
             assert ready.acquire(timeout=60)  # and the one after
             ready.release()
         seen.append(len(tokenised))
-        return choices(prompts, on_progress)
+        return scores(prompts, on_progress)
 
-    scorer.choices = choose
+    scorer.scores = score
     run(plan(), scorer)
     assert seen == [2, 3, 4, 5, 5]

@@ -77,7 +77,7 @@ def test_the_path_of_vllm_is_not_documented_twice(client):
         "/v1/classify",
         "/v1/tasks",
         "/v1/tasks/{name}",
-        "/v1/tasks/{name}/coefficients",
+        "/v1/tasks/{name}/fitted",
     ]
 
 

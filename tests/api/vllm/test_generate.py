@@ -2,6 +2,7 @@
 
 import asyncio
 from contextvars import copy_context
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from api.errors import on_error
 from api.observe.context import RequestContext, enter_request
 from api.vllm.generate import TaskServing
 from api.vllm.listed import ListedModels
+from ifedicl_serve.contract.prompt import tail_tokens
 from ifedicl_serve.errors import (
     DrainingError,
     EngineDiedError,
@@ -22,6 +24,8 @@ from ifedicl_serve.errors import (
     TaskUnavailableError,
 )
 from ifedicl_serve.plugin.request import KEY, TaskRequest
+from ifedicl_serve.tasks.registry import TaskRegistry
+from tests.ifedicl_serve.factory import MODEL, make_artifact
 
 BASE = "base"
 
@@ -67,6 +71,14 @@ def test_a_task_is_a_model_that_vllm_knows_and_names_in_its_answer(registry, met
     task = registry.get("sst2")
     assert name == "sst2"
     assert extra == TaskRequest(task.digest, generation=task.generation).extra_kwargs()
+
+
+def test_a_task_of_a_tail_is_sent_with_it(tokenizer, tmp_path):
+    make_artifact(tmp_path / "ending", name="ending", extent="tail")
+    registry = TaskRegistry(tmp_path, MODEL, tokenizer)
+    _, extra = ask(registry, "ending")
+    asked = TaskRequest.of(SimpleNamespace(extra_args=extra))
+    assert asked.tail == tail_tokens(tokenizer, registry.get("ending").spec.prompt)
 
 
 @pytest.mark.parametrize("model", [BASE, "", None])
@@ -153,22 +165,27 @@ class FakeClient:
         yield SimpleNamespace(outputs=[completion], num_cached_tokens=7)
 
 
-def token_scores(client, task, token_ids):
-    return asyncio.run(GenerationEngine(client).token_scores(task, [1, 2], token_ids))
+def request_of(registry, token_ids, **fields):
+    task = registry.get("sst2")
+    return TaskRequest(task.digest, token_ids, task.generation, **fields)
+
+
+def token_scores(client, request):
+    return asyncio.run(GenerationEngine(client).token_scores([1, 2], request))
 
 
 def test_log_probabilities_are_among_the_labels(registry):
-    client, task = FakeClient(), registry.get("sst2")
-    scores = token_scores(client, task, (5, 100))
+    client, request = FakeClient(), request_of(registry, (5, 100), tail=4)
+    scores = token_scores(client, request)
     np.testing.assert_allclose(np.exp(scores.log_probs).sum(), 1, rtol=1e-6)
     np.testing.assert_allclose(scores.log_probs[0] - scores.log_probs[1], 0.95, rtol=1e-5)
-    assert scores.cached_tokens == 7
-    assert TaskRequest.of(client.asked[0]).key == (task.digest, task.generation)
+    assert (scores.cached_tokens, scores.row_scores) == (7, None)
+    assert TaskRequest.of(client.asked[0]) == replace(request, label_token_ids=())
 
 
 def test_more_labels_than_vllm_reports_at_once_take_several_requests(registry):
     client = FakeClient()
-    scores = token_scores(client, registry.get("sst2"), tuple(range(300)))
+    scores = token_scores(client, request_of(registry, tuple(range(300))))
     assert [len(params.logprob_token_ids) for params in client.asked] == [128, 128, 44]
     np.testing.assert_allclose(np.diff(scores.log_probs), -0.01, rtol=1e-3)
 
@@ -192,7 +209,7 @@ def test_the_first_request_that_fails_ends_the_others(registry):
         client = Dying()
         with pytest.raises(EngineDiedError, match="the engine has stopped"):
             await GenerationEngine(client).token_scores(
-                registry.get("sst2"), [1], tuple(range(300))
+                [1], request_of(registry, tuple(range(300)))
             )
         return client.ended
 
@@ -200,9 +217,17 @@ def test_the_first_request_that_fails_ends_the_others(registry):
 
 
 def test_a_request_that_ended_with_an_error_has_no_scores(registry):
-    assert np.isnan(token_scores(FakeClient("error"), registry.get("sst2"), (5, 6)).log_probs).all()
+    scores = token_scores(FakeClient("error"), request_of(registry, (5, 6)))
+    assert np.isnan(scores.log_probs).all()
+
+
+def test_a_task_with_label_rows_is_refused_not_read_without_them(registry):
+    client = FakeClient()
+    with pytest.raises(InputError, match="2 labels with rows of its own.* --runner pooling"):
+        token_scores(client, request_of(registry, (5, 6), label_rows=2))
+    assert client.asked == []
 
 
 def test_a_request_that_a_stopping_engine_dropped_is_for_another_server(registry):
     with pytest.raises(DrainingError, match="send the request to another one"):
-        token_scores(FakeClient("abort"), registry.get("sst2"), (5, 6))
+        token_scores(FakeClient("abort"), request_of(registry, (5, 6)))

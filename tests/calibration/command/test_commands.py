@@ -50,15 +50,19 @@ def test_from_examples_to_a_plain_checkpoint(
 ) -> None:
     out, data = tmp_path / "toy", files["jsonl"]
     clients = ["--client", data, "--client", files["csv"], "--held-out-data", data]
-    assert calibrate(llama_folder, out, *clients, "--layers", "last:2", "--loss", "vocabulary") == 0
+    paper = ["--fit", "coefficients", "--readout", "none", "--loss", "vocabulary"]
+    assert calibrate(llama_folder, out, *clients, "--layers", "last:2", *paper) == 0
     spec = load_artifact(out).spec
     assert (spec.name, spec.layers, spec.calibration.loss) == ("toy", (1, 2), "vocabulary")
     assert spec.calibration.client_sizes == (12, 12)
-    assert "round 1/1: mean loss" in capsys.readouterr().out
+    assert "coefficients, round 1/1: mean loss" in capsys.readouterr().out
 
     report = (out / "report" / "report.md").read_text()
-    assert "12 rows no client fitted to" in report and "| round | client 0 | client 1 |" in report
-    for figure in ("loss.png", "coefficients.png"):
+    assert (
+        "12 rows, each classified by what was fitted to others" in report
+        and "| round | client 0 | client 1 |" in report
+    )
+    for figure in ("loss-coefficients.png", "coefficients.png"):
         assert (out / "report" / figure).read_bytes().startswith(b"\x89PNG")
         assert f"({figure})" in report
 
@@ -93,14 +97,15 @@ def test_columns_labels_and_template_are_nameable(llama_folder: Path, tmp_path: 
     data.write_text("q,y\n" + "\n".join(f"question {row},{row % 2}" for row in range(8)))
     columns = ["--text-column", "q", "--label-column", "y", "--labels", "1=good news,0=bad"]
     words = ["--template", r"Q: {text}\nA:", "--separator", r"\n", "--sites", "mlp"]
-    assert calibrate(llama_folder, tmp_path / "toy", "--data", data, *columns, *words) == 0
+    fit = ["--fit", "channels", "--extent", "tail"]
+    assert calibrate(llama_folder, tmp_path / "toy", "--data", data, *columns, *words, *fit) == 0
     spec = load_artifact(tmp_path / "toy").spec
     assert spec.prompt.template == "Q: {text}\nA:" and spec.prompt.separator == "\n"
     assert [(label.name, label.verbalization) for label in spec.labels] == [
         ("1", "good news"),
         ("0", "bad"),
     ]
-    assert spec.sites == ("mlp",)
+    assert (spec.sites, spec.extent, spec.fit) == (("mlp",), "tail", "channels")
 
 
 def test_labels_default_to_those_of_all_rows_and_one_without_training_rows_is_warned_of(
@@ -112,7 +117,8 @@ def test_labels_default_to_those_of_all_rows_and_one_without_training_rows_is_wa
     data.write_text("text,label\n" + "".join(f"{row},{y}\n" for row, y in enumerate(labels)))
     _, held_out = split_held_out(read_examples(data), 0.2, seed=15)
     assert "rare" in [example.label for example in held_out]
-    assert calibrate(llama_folder, tmp_path / "toy", "--data", data, "--seed", 15) == 0
+    fit = ["--fit", "coefficients", "--seed", 15]
+    assert calibrate(llama_folder, tmp_path / "toy", "--data", data, *fit) == 0
     spec = load_artifact(tmp_path / "toy").spec
     assert [label.name for label in spec.labels] == ["a", "b", "rare"]
     warning = "no client fits to an example labelled"

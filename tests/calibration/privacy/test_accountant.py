@@ -97,7 +97,7 @@ def test_a_batch_larger_than_the_data_uses_every_example() -> None:
         ({"epsilon": -1.0}, "epsilon is -1.0, expected 0.01 to 100"),
         ({"epsilon": float("nan")}, "epsilon is nan"),
         ({"delta": 0.1}, "delta is 0.1, expected above 0 and far below one over"),
-        ({"gradient_clip": 0.0}, "gradient_clip is 0.0"),
+        ({"gradient_clip": 0.0}, "gradient clip is 0.0"),
     ],
 )
 def test_a_budget_that_means_nothing_is_refused(change: dict, message: str) -> None:

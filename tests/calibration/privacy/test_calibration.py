@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from calibration.stages.extract import extract_vector
 from calibration.stages.fit import fit_round
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
-from ifedicl_serve.contract.injection import adapted_mask, initial_coefficients
+from ifedicl_serve.contract.injection import adapted_mask, fold, initial_coefficients
 
 OPEN = Settings(layers=(0, 1, 2), rounds=2, local_steps=3, batch_size=6, noise=0.0)
 PRIVATE = dataclasses.replace(OPEN, epsilon=4.0)
@@ -59,14 +60,16 @@ def objective(llama: HookedModel, task: TaskDefinition, examples: list[Example])
     mask = adapted_mask(3, OPEN.layers, OPEN.sites)
     targets = label_targets(llama, task, examples, "restricted")
     no_noise = Noise(0.0, torch.Generator())
-    return Objective(llama, targets, context_vector(), coefficients, mask, no_noise)
+    injection = partial(fold, context_vector())
+    return Objective(llama, targets, injection, coefficients, mask, no_noise)
 
 
 def fit(model, task, examples, settings, randomness):
     start = initial_coefficients(3, settings.layers, settings.sites)
     return fit_round(
-        model, task, examples, context_vector(), start, settings, 0, 0, randomness=randomness
-    )
+        model, task, examples, "coefficients", context_vector(), start, settings, 0, 0,
+        randomness=randomness,
+    )  # fmt: skip
 
 
 def test_example_gradients_are_autograds_one_by_one(
@@ -74,7 +77,7 @@ def test_example_gradients_are_autograds_one_by_one(
 ) -> None:
     """Texts of different lengths and labels of several tokens, in one padded batch."""
     loss_of = objective(llama, task, examples)
-    adapted = loss_of.coefficients[loss_of.mask]
+    adapted = loss_of.values[loss_of.mask]
     loss, rows = example_gradients(loss_of, range(12), adapted)
     singles, losses = [], []
     for position in range(12):
@@ -93,7 +96,7 @@ def test_without_clipping_and_noise_a_full_batch_is_the_plain_fit(
     whole = {"batch_size": 12, "gradient_clip": 1e6}
     private = fit(llama, task, examples, dataclasses.replace(PRIVATE, **whole), Silent())
     plain = fit(llama, task, examples, dataclasses.replace(OPEN, **whole), Silent())
-    torch.testing.assert_close(private.coefficients, plain.coefficients, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(private.values, plain.values, rtol=1e-4, atol=1e-4)
 
 
 def test_unbounded_and_without_noise_the_vector_is_the_mean(
@@ -139,7 +142,7 @@ def test_an_empty_batch_is_a_step_of_noise_alone(
 ) -> None:
     settings = dataclasses.replace(PRIVATE, weight_decay=0.0)
     start = initial_coefficients(3, PRIVATE.layers, PRIVATE.sites)
-    assert torch.equal(fit(llama, task, examples, settings, Nobody()).coefficients, start)
+    assert torch.equal(fit(llama, task, examples, settings, Nobody()).values, start)
 
 
 def test_noise_cannot_be_drawn_again_from_the_seed(
@@ -157,8 +160,10 @@ def test_noise_cannot_be_drawn_again_from_the_seed(
 
 def fit_and_extract(llama: HookedModel, task: TaskDefinition, examples: list[Example]):
     start = initial_coefficients(3, PRIVATE.layers, PRIVATE.sites)
-    update = fit_round(llama, task, examples, context_vector(), start, PRIVATE, 0, 0)
-    return extract_vector(llama, task, examples, PRIVATE, 0).vector, update.coefficients
+    update = fit_round(
+        llama, task, examples, "coefficients", context_vector(), start, PRIVATE, 0, 0
+    )
+    return extract_vector(llama, task, examples, PRIVATE, 0).vector, update.values
 
 
 def test_label_counts_and_losses_stay_on_the_client(
@@ -167,7 +172,7 @@ def test_label_counts_and_losses_stay_on_the_client(
     told = []
     start = initial_coefficients(3, PRIVATE.layers, PRIVATE.sites)
     update = fit_round(
-        llama, task, examples, context_vector(), start, PRIVATE, 0, 0,
+        llama, task, examples, "coefficients", context_vector(), start, PRIVATE, 0, 0,
         on_step=lambda step, loss: told.append(loss),
     )  # fmt: skip
     vector = extract_vector(llama, task, examples, PRIVATE, 0)

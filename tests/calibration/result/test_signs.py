@@ -50,17 +50,17 @@ def test_client_with_one_class() -> None:
 def test_coefficients_diverging_between_clients() -> None:
     start = initial_coefficients(3, range(3), ("attn", "mlp"))
     history = torch.stack([start, start])
-    assert round_signs(history, {0: start, 1: start + 0.1}) == []
-    (sign,) = round_signs(history, {0: start, 1: start, 4: start + 3})
+    assert round_signs("coefficients", history, {0: start, 1: start + 0.1}) == []
+    (sign,) = round_signs("coefficients", history, {0: start, 1: start, 4: start + 3})
     assert "coefficients of client 4 are 2.00 away" in sign
 
 
 def test_coefficients_diverging_between_rounds() -> None:
     start = initial_coefficients(3, range(3), ("attn", "mlp"))
     settling = torch.stack([start, start + 0.5, start + 0.7])
-    assert round_signs(settling, {0: settling[-1]}) == []
+    assert round_signs("coefficients", settling, {0: settling[-1]}) == []
     running = torch.stack([start, start + 0.5, start + 3])
-    (sign,) = round_signs(running, {0: running[-1]})
+    (sign,) = round_signs("coefficients", running, {0: running[-1]})
     assert "round 2: coefficients moved 2.50, 0.50 the round before" in sign
 
 
@@ -68,8 +68,8 @@ def test_coefficients_out_of_all_proportion() -> None:
     start = initial_coefficients(3, range(3), ("attn", "mlp"))
     history = torch.stack([start, start])
     history[1, 0, 0, 0] = -20
-    (sign,) = round_signs(history, {0: history[1]})
-    assert "a coefficient reached 20.0" in sign
+    (sign,) = round_signs("coefficients", history, {0: history[1]})
+    assert "coefficients reached 20.0" in sign
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_coefficients_out_of_all_proportion() -> None:
 )
 def test_loss_not_falling(losses: list, count: int) -> None:
     """By client, over all rounds: the second case stands still, in the third it rises."""
-    signs = loss_signs(losses, [4])
+    signs = loss_signs("coefficients", losses, [4])
     assert len(signs) == count
     assert all("loss of client 4 did not fall" in sign for sign in signs)
 

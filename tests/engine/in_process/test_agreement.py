@@ -8,15 +8,20 @@ else. bfloat16: 0.1; one rounding of an activation is 2^-8 relative, and the thr
 different places (the fused export also rounds beta into the weights), over 4 layers.
 """
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 
+from api.classify.engine import node_request
 from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
 from calibration.result.export import export_fused
 from ifedicl_serve.contract.prompt import token_ids
-from tests.engine.conftest import engine, request, scores
+from ifedicl_serve.contract.spec import MAX_LABELS
+from ifedicl_serve.tasks.task import Task
+from tests.engine.conftest import engine, scores
 from tests.engine.reference import hooked, trie_of
 
 TEXTS = [
@@ -29,19 +34,39 @@ TEXTS = [
 LABELS = ("card", "card payment", "card delivery", "cash", "exchange rate")
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
 VLLM_DTYPE = {"fp32": "float32", "bf16": "bfloat16"}
+# What `random_task` is asked for: all rungs, with both extents where tokens are adapted at all.
+READOUTS = ("none", "bias", "head")
+RUNGS = [{"fit": "none", "readout": readout} for readout in READOUTS] + [
+    {"fit": fit, "extent": extent, "readout": readout}
+    for fit, extent, readout in product(("coefficients", "channels"), ("all", "tail"), READOUTS)
+]
 
 
-def on_plugin(path, tasks, model, artifact, dtype) -> np.ndarray:
-    """(2) the same on vLLM with the plugin."""
-    spec, trie = artifact.spec, trie_of(model, artifact.spec)
-    prompts = [token_ids(model.tokenizer, spec.prompt.render(text)) for text in TEXTS]
-    with engine(path, tasks, dtype=dtype) as llm:
-        choices = []
-        for node in trie.nodes:
-            inputs = [[*ids, *node.path] for ids in prompts]
-            asked = [request(ids, artifact.digest, node.children) for ids in inputs]
-            choices.append(scores(llm, asked))
-    return trie.log_probs(np.concatenate(choices, axis=1))
+def on_plugin(path, tasks, model, artifacts, dtype, **options) -> list[np.ndarray]:
+    """(2) each artifact's label log-probabilities on vLLM with the plugin, all in one batch, asked
+    for and read out as `api` does."""
+    served = [Task.of(artifact, model.tokenizer, tasks) for artifact in artifacts]
+    asked = [
+        ({"prompt_token_ids": [*prompt, *node.path]}, node_request(task, node))
+        for task in served
+        for prompt in prompts_of(task, model)
+        for node in task.trie.nodes
+    ]
+    with engine(path, tasks, dtype=dtype, **options) as llm:
+        answers = iter(scores(llm, asked))
+    return [np.log([read_out(task, answers) for _ in TEXTS]) for task in served]
+
+
+def prompts_of(task, model) -> list[list[int]]:
+    return [token_ids(model.tokenizer, task.spec.prompt.render(text)) for text in TEXTS]
+
+
+def read_out(task, answers) -> np.ndarray:
+    """A text's probabilities from the answers to its nodes, the next ones."""
+    first, *rest = [next(answers) for _ in task.trie.nodes]
+    tokens = len(task.trie.nodes[0].children)
+    rows = first[tokens:] if task.label_rows else None
+    return task.read_out(np.concatenate([first[:tokens], *rest]), rows)
 
 
 def on_plain_vllm(path, model, spec, dtype) -> np.ndarray:
@@ -71,7 +96,7 @@ def test_hooked_injected_and_fused_agree(models, tmp_path, family, dtype, layers
     model = load_model(str(path), dtype=dtype, device="cpu")
     reference = hooked(model, artifact, TEXTS)
     export_fused(model, str(path), artifact, tmp_path / "fused")
-    plugin = on_plugin(path, tmp_path / "tasks", model, artifact, VLLM_DTYPE[dtype])
+    (plugin,) = on_plugin(path, tmp_path / "tasks", model, [artifact], VLLM_DTYPE[dtype])
     fused = on_plain_vllm(tmp_path / "fused", model, artifact.spec, VLLM_DTYPE[dtype])
     np.testing.assert_allclose(np.exp(reference).sum(axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(plugin, reference, atol=TOLERANCE[dtype])
@@ -83,5 +108,40 @@ def test_qwen3_on_the_plugin_agrees_with_the_hooked_model(models, tmp_path):
     path = models["qwen3"]
     artifact = random_task(path, tmp_path / "tasks" / "task", 5, labels=LABELS)
     model = load_model(str(path), dtype="fp32", device="cpu")
-    plugin = on_plugin(path, tmp_path / "tasks", model, artifact, "float32")
+    (plugin,) = on_plugin(path, tmp_path / "tasks", model, [artifact], "float32")
     np.testing.assert_allclose(plugin, hooked(model, artifact, TEXTS), atol=TOLERANCE["fp32"])
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_every_rung_with_both_extents_agrees_with_the_hooked_model(models, tmp_path, family):
+    path = models[family]
+    artifacts = [
+        random_task(path, tmp_path / f"task{number}", number, labels=LABELS, **rung)
+        for number, rung in enumerate(RUNGS)
+    ]
+    model = load_model(str(path), dtype="fp32", device="cpu")
+    expected = [hooked(model, artifact, TEXTS) for artifact in artifacts]
+    plugin = on_plugin(path, tmp_path, model, artifacts, "float32")
+    np.testing.assert_allclose(np.exp(plugin).sum(axis=-1), 1, atol=1e-6)
+    for rung, found, reference in zip(RUNGS, plugin, expected, strict=True):
+        np.testing.assert_allclose(found, reference, atol=TOLERANCE["fp32"], err_msg=str(rung))
+    assert len(np.unique(np.round(expected, 3), axis=0)) == len(RUNGS)
+
+
+def test_a_thousand_labels_with_rows_beside_few(models, tmp_path):
+    """The pool has room for one such task; the rows of the other stay on the host."""
+    path = models["llama"]
+    model = load_model(str(path), dtype="fp32", device="cpu")
+    words = [
+        token for token in model.tokenizer.get_vocab() if token[0] == "Ġ" and token[1:].isalpha()
+    ]
+    labels = sorted(token[1:] for token in words)[:MAX_LABELS]
+    assert len(labels) == MAX_LABELS
+    artifacts = [
+        random_task(path, tmp_path / f"task{n}", n, labels=of, fit="channels", readout="head")
+        for n, of in enumerate((labels, LABELS, labels[::-1]))
+    ]
+    plugin = on_plugin(path, tmp_path, model, artifacts, "float32", max_num_seqs=16)
+    for found, artifact in zip(plugin, artifacts, strict=True):
+        reference = hooked(model, artifact, TEXTS)
+        np.testing.assert_allclose(found, reference, atol=TOLERANCE["fp32"])

@@ -28,7 +28,7 @@ from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.errors import ModelError
 from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
-from tests.engine.in_process.test_agreement import LABELS, TEXTS, TOLERANCE, on_plugin
+from tests.engine.in_process.test_agreement import LABELS, RUNGS, TEXTS, TOLERANCE, on_plugin
 from tests.engine.reference import hooked
 
 SHAPE = dict(
@@ -67,18 +67,24 @@ FAMILIES = {
     "SmolLM3ForCausalLM": ("smollm3", {}),
     "Starcoder2ForCausalLM": ("starcoder2", WINDOW),
 }
+# With a norm behind its sites; for the others these two show as much.
+ALL_RUNGS = "Gemma2ForCausalLM"
+FEW_RUNGS = [
+    {"fit": "coefficients"},
+    {"fit": "channels", "extent": "tail", "readout": "head"},
+]
 PROMPTS = random_prompts(12)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint, a task of it, and the hooked model's label log-probabilities."""
+    """A checkpoint, tasks of it, and the hooked model's label log-probabilities."""
 
     folder: Path
     tasks: Path
     model: HookedModel
-    artifact: Artifact
-    reference: np.ndarray  # [texts, labels]
+    artifacts: list[Artifact]
+    reference: list[np.ndarray]  # [texts, labels] of each task
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,15 +116,19 @@ def checkpoint(root: Path, architecture: str, kind: str, own: dict) -> Checkpoin
     assert type(network).__name__ == architecture
     network.save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY_QWEN2).save_pretrained(folder)
-    artifact = random_task(folder, tasks / "task", 5, labels=LABELS)
+    artifacts = [
+        random_task(folder, tasks / f"task{number}", 5 + number, labels=LABELS, **rung)
+        for number, rung in enumerate(RUNGS if architecture == ALL_RUNGS else FEW_RUNGS)
+    ]
     model = load_model(str(folder), dtype="fp32", device="cpu")
-    return Checkpoint(folder, tasks, model, artifact, hooked(model, artifact, TEXTS))
+    reference = [hooked(model, artifact, TEXTS) for artifact in artifacts]
+    return Checkpoint(folder, tasks, model, artifacts, reference)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_the_plugin_agrees_with_the_hooked_model(checkpoints, architecture):
     ours = checkpoints[architecture]
-    plugin = on_plugin(ours.folder, ours.tasks, ours.model, ours.artifact, "float32")
+    plugin = on_plugin(ours.folder, ours.tasks, ours.model, ours.artifacts, "float32")
     np.testing.assert_allclose(plugin, ours.reference, atol=TOLERANCE["fp32"])
 
 

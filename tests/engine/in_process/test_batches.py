@@ -9,6 +9,7 @@ from bench.common.random_tasks import random_task
 from tests.engine.conftest import (
     NUM_TASKS,
     engine,
+    mixed_requests,
     random_prompts,
     request,
     run,
@@ -34,21 +35,20 @@ def fresh(llm):
 
 
 def test_a_mixed_batch_of_64_requests_over_33_tasks_equals_each_request_alone(fresh, tasks):
-    prompts = random_prompts(64)
-    requests = [
-        request(prompt, tasks[1][index % NUM_TASKS], CHOICES)
-        for index, prompt in enumerate(prompts)
-    ]
+    """Of four rungs, adapted whole or at their end, and some by no task."""
+    requests = mixed_requests(tasks, random_prompts(64), CHOICES)
     together = scores(fresh, requests)
     fresh.reset_prefix_cache()
     alone = [scores(fresh, [single])[0] for single in requests]
-    np.testing.assert_allclose(together, alone, atol=TOLERANCE)
+    assert {len(answer) for answer in together} == {5, 9}
+    np.testing.assert_allclose(np.concatenate(together), np.concatenate(alone), atol=TOLERANCE)
 
 
 def test_distinct_tasks_give_distinct_scores(fresh, tasks):
     prompt = random_prompts(1)[0]
     results = scores(fresh, [request(prompt, digest, CHOICES) for digest in tasks[1]])
-    assert len({tuple(result.round(4)) for result in results}) == NUM_TASKS
+    unadapted = NUM_TASKS // 4 - 1  # tasks of label rows alone adapt nothing
+    assert len({tuple(result.round(4)) for result in results}) == NUM_TASKS - unadapted
 
 
 def test_each_request_may_score_its_own_number_of_labels(fresh, tasks):
@@ -75,6 +75,60 @@ def test_tasks_never_share_cached_blocks_by_any_route(fresh, tasks):
     assert no_task.num_cached_tokens == 0
     assert same_task.num_cached_tokens == 192  # 6 full blocks of 32
     np.testing.assert_allclose(same_task.outputs.data, cold.outputs.data, atol=TOLERANCE)
+
+
+def test_equal_prefixes_that_are_adapted_from_elsewhere_on_never_share_cached_blocks(fresh, tasks):
+    """A text, and one that goes on where the other's prompt has its tail."""
+    (longer,) = random_prompts(1, low=260, high=261)
+    digest, tail = tasks[1][0], 10
+    short = request(longer[:200], digest, CHOICES, tail)
+    long = request(longer, digest, CHOICES, tail)
+    cold = run(fresh, [long])[0]
+    fresh.reset_prefix_cache()
+    first, second = run(fresh, [short])[0], run(fresh, [long])[0]
+    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 0)
+    np.testing.assert_allclose(second.outputs.data, cold.outputs.data, atol=TOLERANCE)
+    # A label's further tokens are behind the same text, and so is its KV.
+    inner = request([*longer, 300], digest, CHOICES, tail + 1)
+    warm = run(fresh, [inner])[0]
+    assert warm.num_cached_tokens == 256
+    fresh.reset_prefix_cache()
+    np.testing.assert_allclose(
+        warm.outputs.data, run(fresh, [inner])[0].outputs.data, atol=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("tail", [None, 3, 0])
+def test_a_lost_task_of_any_extent_has_neither_label_nor_row_scores(fresh, tasks, tail):
+    """Its last 0 tokens are those of a task whose prompts end with the text."""
+    prompt = random_prompts(1)[0]
+    asked = [request(prompt, digest, CHOICES, tail, 4) for digest in (tasks[1][2], "0" * 64)]
+    served, lost = scores(fresh, asked)
+    assert np.isfinite(served).all() and served.shape == (9,)
+    assert np.isnan(lost).all()
+
+
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_rows_that_a_task_has_not_are_nan_and_harm_nobody(fresh, tasks, rows):
+    prompt = random_prompts(1)[0]
+    digests = tasks[1][2], tasks[1][0]  # four rows, none
+    asked = [request(prompt, digest, CHOICES, None, rows) for digest in digests]
+    *refused, served = scores(fresh, [*asked, request(prompt, digests[0], CHOICES, None, 4)])
+    for answer in refused:
+        assert np.isfinite(answer[:5]).all()
+        assert np.isnan(answer[5:]).all() and len(answer) == 5 + rows
+    assert np.isfinite(served).all()
+
+
+def test_a_batch_in_which_nobody_wants_rows_is_scored_bit_for_bit_as_beside_one(fresh, tasks):
+    prompts = random_prompts(4)
+    plain = [request(prompt, tasks[1][2], CHOICES) for prompt in prompts]
+    rows = [request(prompt, tasks[1][2], CHOICES, None, 4) for prompt in prompts]
+    without = scores(fresh, plain)
+    fresh.reset_prefix_cache()
+    beside = scores(fresh, rows)
+    for one, other in zip(without, beside, strict=True):
+        np.testing.assert_array_equal(one, other[:5])
 
 
 def test_a_client_salt_still_separates_requests_of_one_task(fresh, tasks):

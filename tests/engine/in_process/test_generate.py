@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from calibration.model.hooked import injected
+from calibration.model.hooked import injected, last_tokens
 from calibration.model.load import load_model
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.injection import adapted_mask
@@ -28,7 +28,7 @@ def llm(models, tasks, vanilla):
         yield llm
 
 
-def generate(llm, requests) -> list:
+def generate(llm, requests, tail=None) -> list:
     """vLLM's outputs for (prompt, digest) pairs, greedily generated in one batch."""
     from vllm import SamplingParams
 
@@ -37,7 +37,7 @@ def generate(llm, requests) -> list:
             temperature=0,
             max_tokens=NEW_TOKENS,
             ignore_eos=True,
-            extra_args=TaskRequest(digest).extra_kwargs() if digest else None,
+            extra_args=TaskRequest(digest, tail=tail).extra_kwargs() if digest else None,
         )
         for _, digest in requests
     ]
@@ -45,39 +45,36 @@ def generate(llm, requests) -> list:
     return llm.generate(prompts, params, use_tqdm=False)
 
 
-def tokens(llm, requests) -> list[list[int]]:
-    return [list(output.outputs[0].token_ids) for output in generate(llm, requests)]
+def tokens(llm, requests, tail=None) -> list[list[int]]:
+    return [list(output.outputs[0].token_ids) for output in generate(llm, requests, tail)]
 
 
-def hooked_tokens(model, artifact, prompts) -> list[list[int]]:
-    """The same by the hooked Hugging Face model, one prompt at a time, with its own KV cache."""
+def hooked_tokens(model, artifact, prompts, tail) -> list[list[int]]:
+    """The same by the hooked Hugging Face model, all computed anew for every token."""
     spec = artifact.spec
     mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
-    generated = []
-    with injected(model, artifact.injection, mask), torch.no_grad():
-        for prompt in prompts:
-            ids = torch.tensor([prompt])
-            output = model.network.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                min_new_tokens=NEW_TOKENS,
-                max_new_tokens=NEW_TOKENS,
-                pad_token_id=0,
-            )
-            generated.append(output[0, len(prompt) :].tolist())
-    return generated
+    starts = [0 if tail is None else max(0, len(prompt) - tail) for prompt in prompts]
+    sequences = [list(prompt) for prompt in prompts]
+    with injected(model, artifact.injection, mask, "tail"), torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            hidden = last_tokens(model.hidden(sequences, starts), sequences)
+            for sequence, token in zip(
+                sequences, model.logits(hidden).argmax(dim=-1).tolist(), strict=True
+            ):
+                sequence.append(token)
+    return [sequence[-NEW_TOKENS:] for sequence in sequences]
 
 
-def test_a_mixed_batch_generates_what_the_hooked_model_does(llm, models, tasks):
+# Task 0 has coefficients, 1 a scale per channel, and 2 label rows beside, which generate nothing. A
+# tail longer than a prompt is all of it.
+@pytest.mark.parametrize(("number", "tail"), [(0, None), (1, None), (1, 4), (2, 20), (0, 0)])
+def test_a_mixed_batch_generates_what_the_hooked_model_does(llm, models, tasks, number, tail):
     folder, digests = tasks
     model = load_model(str(models["llama"]), dtype="fp32", device="cpu")
-    for number in (0, 1):
-        artifact = load_artifact(folder / f"task{number}")
-        expected = hooked_tokens(model, artifact, PROMPTS)
-        others = [(prompt, digests[2]) for prompt in PROMPTS] + [(PROMPTS[0], None)]
-        found = tokens(llm, [(prompt, digests[number]) for prompt in PROMPTS] + others)
-        assert found[: len(PROMPTS)] == expected
+    expected = hooked_tokens(model, load_artifact(folder / f"task{number}"), PROMPTS, tail)
+    others = [(prompt, digests[4]) for prompt in PROMPTS] + [(PROMPTS[0], None)]
+    found = tokens(llm, [(prompt, digests[number]) for prompt in PROMPTS] + others, tail)
+    assert found[: len(PROMPTS)] == expected
 
 
 def test_no_task_generates_what_vllm_does(llm, vanilla, tasks):

@@ -15,7 +15,7 @@ from vllm.lora.request import LoRARequest
 
 from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.prompt import tail_tokens, token_ids
 from tests.engine.conftest import engine, random_prompts, request, run
 from tests.engine.reference import hooked, trie_of
 
@@ -48,7 +48,8 @@ def adapters(models, tmp_path_factory) -> dict:
 def case(models, adapters, tmp_path_factory):
     """A task, its prompts, and the reference [texts, labels] for each adapter, task or none."""
     folder = tmp_path_factory.mktemp("tasks")
-    artifact = random_task(models["llama"], folder / "task", 1, labels=LABELS)
+    rung = {"fit": "channels", "extent": "tail"}
+    artifact = random_task(models["llama"], folder / "task", 1, labels=LABELS, **rung)
     model = load_model(str(models["llama"]), dtype="fp32", device="cpu")
     spec = artifact.spec
     prompts = [spec.prompt.render(text) for text in TEXTS]
@@ -67,6 +68,7 @@ def case(models, adapters, tmp_path_factory):
         digest=artifact.digest,
         prompts=[token_ids(model.tokenizer, prompt) for prompt in prompts],
         labels=trie_of(model, spec).nodes[0].children,
+        tail=tail_tokens(model.tokenizer, spec.prompt),
         expected=expected,
     )
 
@@ -75,7 +77,7 @@ def test_each_request_gets_its_adapter_and_its_task(models, adapters, case):
     """Asked twice, with the same prompts for all: the second time from the prefix cache."""
     kinds = list(product(ADAPTERS, (None, case.digest)))
     asked = [(kind, prompt) for prompt in case.prompts for kind in kinds]
-    requests = [request(prompt, digest, case.labels) for (_, digest), prompt in asked]
+    requests = [request(prompt, digest, case.labels, case.tail) for (_, digest), prompt in asked]
     loras = [adapters[name] for (name, _), _ in asked]
     with engine(models["llama"], case.folder, enable_prefix_caching=True, **OPTIONS) as llm:
         cold = run(llm, requests, lora_request=loras)

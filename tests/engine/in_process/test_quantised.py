@@ -89,7 +89,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def test_a_task_agrees_with_the_hooked_model(folders, tmp_path, kind, tolerance):
     artifact = random_task(folders[kind], tmp_path / "task", 5, labels=LABELS)
     model = load_model(str(folders[kind]), dtype="bf16", device="cpu")
-    plugin = on_plugin(folders[kind], tmp_path, model, artifact, "bfloat16")
+    (plugin,) = on_plugin(folders[kind], tmp_path, model, [artifact], "bfloat16")
     np.testing.assert_allclose(plugin, hooked(model, artifact, TEXTS), atol=tolerance)
     unadapted = hooked(model, artifact, TEXTS, adapted=False)
     assert np.abs(plugin - unadapted).max() > 2 * tolerance

@@ -3,41 +3,45 @@ schedule the next batch before it has seen the answers of this one."""
 
 import numpy as np
 
-from tests.engine.conftest import NUM_TASKS, engine, random_prompts, request, scores
+from tests.engine.conftest import (
+    NUM_TASKS,
+    engine,
+    mixed_requests,
+    random_prompts,
+    request,
+    scores,
+)
 
 CHOICES = (300, 301, 302, 303, 304)
 # float32 matrix products round differently in a batch of another size; nothing else may differ.
 TOLERANCE = 1e-5
 
 
+def assert_same(ours, others) -> None:
+    np.testing.assert_allclose(np.concatenate(ours), np.concatenate(others), atol=TOLERANCE)
+
+
 def test_more_tasks_than_slots_are_loaded_and_evicted_as_needed(models, tasks):
-    folder, digests = tasks
-    prompt = random_prompts(1)[0]
-    with engine(models["llama"], folder, max_num_seqs=4) as llm:
-        requests = [request(prompt, digest, CHOICES) for digest in digests]
+    requests = mixed_requests(tasks, random_prompts(1) * NUM_TASKS, CHOICES)
+    with engine(models["llama"], tasks[0], max_num_seqs=4) as llm:
         first = scores(llm, requests)
         second = scores(llm, list(reversed(requests)))[::-1]
-    np.testing.assert_allclose(first, second, atol=TOLERANCE)
+    assert_same(first, second)
 
 
 def test_chunked_prefill_equals_unchunked(models, tasks):
-    folder, digests = tasks
-    prompts = random_prompts(8, low=300, high=900)
-    requests = [request(prompt, digests[i], CHOICES) for i, prompt in enumerate(prompts)]
-    with engine(models["llama"], folder, max_num_batched_tokens=8192) as llm:
+    requests = mixed_requests(tasks, random_prompts(8, low=300, high=900), CHOICES)
+    with engine(models["llama"], tasks[0], max_num_batched_tokens=8192) as llm:
         whole = scores(llm, requests)
-    with engine(models["llama"], folder, max_num_batched_tokens=128) as llm:
+    with engine(models["llama"], tasks[0], max_num_batched_tokens=128) as llm:
         chunked = scores(llm, requests)
-    np.testing.assert_allclose(chunked, whole, atol=TOLERANCE)
+    assert_same(chunked, whole)
 
 
 def test_preemption_and_recompute_keep_the_task(models, tasks):
     """33 prompts of 300 to 900 tokens in a cache of 64 blocks of 32: the scheduler preempts."""
-    folder, digests = tasks
-    prompts = random_prompts(NUM_TASKS, low=300, high=900)
-    requests = [
-        request(prompt, digest, CHOICES) for prompt, digest in zip(prompts, digests, strict=True)
-    ]
+    folder, _ = tasks
+    requests = mixed_requests(tasks, random_prompts(NUM_TASKS, low=300, high=900), CHOICES)
     options = dict(
         max_num_batched_tokens=256,
         enable_prefix_caching=False,
@@ -54,7 +58,7 @@ def test_preemption_and_recompute_keep_the_task(models, tasks):
             metric.value for metric in llm.get_metrics() if metric.name == "vllm:num_preemptions"
         )
     assert preemptions > 0
-    np.testing.assert_allclose(tight, roomy, atol=TOLERANCE)
+    assert_same(tight, roomy)
 
 
 def test_async_scheduling_keeps_every_task(models, case, monkeypatch):
@@ -73,7 +77,7 @@ def test_async_scheduling_keeps_every_task(models, case, monkeypatch):
     options = dict(max_num_batched_tokens=64, max_num_seqs=4, enable_prefix_caching=True)
     with engine(models["llama"], case.folder, **options) as llm:
         assert llm.llm_engine.engine_core.engine_core.batch_queue_size == 2
-        cold, warm = scores(llm, asked), scores(llm, asked)
+        cold, warm = (np.concatenate(scores(llm, asked)) for _ in range(2))
     expected = case.answers(*case.digests, None)
     np.testing.assert_allclose(cold, expected, atol=1e-4)
     np.testing.assert_allclose(warm, expected, atol=1e-4)

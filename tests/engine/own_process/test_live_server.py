@@ -111,6 +111,15 @@ def test_a_task_is_uploaded_replaced_and_deleted_over_http(url, models, folder, 
     assert not (folder / "sent").exists()
 
 
+def test_a_task_with_label_rows_is_refused_where_nothing_scores_them(url, models, folder):
+    """Never answered without them. The base model's own answer needs none."""
+    random_task(models["llama"], folder / "rows", seed=9, readout="head")
+    until_all(url, "rows", lambda answer: answer.status_code == 422)
+    assert "started with --runner pooling" in classify(url, "rows").json()["error"]["message"]
+    body = {"task": "rows", "input": TEXT, "adapted": False}
+    assert httpx.post(f"{url}/v1/classify", json=body, timeout=60).status_code == 200
+
+
 def answered(url: str) -> np.ndarray:
     """How many requests each replica has answered."""
     metrics = httpx.get(f"{url}/metrics").text
@@ -119,7 +128,8 @@ def answered(url: str) -> np.ndarray:
 
 
 def test_both_replicas_answer_as_the_hooked_model_does(url, models, folder):
-    artifact = random_task(models["llama"], folder / "replicated", seed=6)
+    rung = {"fit": "channels", "extent": "tail", "readout": "bias"}
+    artifact = random_task(models["llama"], folder / "replicated", seed=6, **rung)
     until_all(url, "replicated", serves(artifact.digest))
     before = answered(url)
     with ThreadPoolExecutor(8) as pool:

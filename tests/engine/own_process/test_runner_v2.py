@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ifedicl_serve.plugin.request import TaskKey, TaskRequest
+from ifedicl_serve.plugin.request import Adaptation, TaskKey, TaskRequest
 
 X, Y = "1" * 64, "2" * 64
 
@@ -20,8 +20,8 @@ class RecordingSlots:
     def __init__(self):
         self.calls = []
 
-    def assign(self, tasks, counts):
-        self.calls.append((list(tasks), counts.tolist()))
+    def assign(self, adaptations, computed, counts):
+        self.calls.append((list(adaptations), computed.tolist(), counts.tolist()))
 
 
 @pytest.fixture
@@ -29,34 +29,41 @@ def state():
     from ifedicl_serve.plugin.runner_v2 import TaskModelState
 
     state = TaskModelState.__new__(TaskModelState)
-    state._tasks = {}
+    state._adaptations = {}
     state.model = SimpleNamespace(task_slots=RecordingSlots())
     state.rope_state = state.prompt_embeds_state = None
     state.supports_mm_inputs = False
     return state
 
 
-def new_request(request_id, digest):
-    params = SimpleNamespace(extra_kwargs=TaskRequest(digest).extra_kwargs())
-    return SimpleNamespace(req_id=request_id, pooling_params=params, sampling_params=None)
+def new_request(request_id, digest, tail=None):
+    params = SimpleNamespace(extra_kwargs=TaskRequest(digest, tail=tail).extra_kwargs())
+    return SimpleNamespace(
+        req_id=request_id, pooling_params=params, sampling_params=None, prompt_len=10
+    )
 
 
-def batch(request_ids, counts):
-    return SimpleNamespace(req_ids=request_ids, num_scheduled_tokens=np.array(counts))
+def batch(request_ids, computed, counts):
+    return SimpleNamespace(
+        req_ids=request_ids,
+        num_computed_tokens_np=np.array(computed),
+        num_scheduled_tokens=np.array(counts),
+    )
 
 
 def test_a_batch_points_each_requests_tokens_at_its_task_in_batch_order(state):
-    for index, (name, digest) in enumerate([("a", X), ("b", Y), ("c", None)]):
-        state.add_request(index, new_request(name, digest))
-    state.prepare_inputs(batch(["c", "a", "b"], [3, 5, 2]), None)
-    assert state.model.task_slots.calls == [([None, TaskKey(X), TaskKey(Y)], [3, 5, 2])]
+    for index, (name, digest, tail) in enumerate([("a", X, None), ("b", Y, 3), ("c", None, None)]):
+        state.add_request(index, new_request(name, digest, tail))
+    state.prepare_inputs(batch(["c", "a", "b"], [0, 4, 6], [3, 5, 2]), None)
+    adaptations = [Adaptation(), Adaptation(TaskKey(X)), Adaptation(TaskKey(Y), 7)]
+    assert state.model.task_slots.calls == [(adaptations, [0, 4, 6], [3, 5, 2])]
 
 
 def test_dummy_runs_and_removed_requests_read_the_identity(state):
     state.add_request(0, new_request("a", X))
     state.remove_request("a")
-    state.prepare_inputs(batch(["a", "dummy"], [4, 4]), None)
-    assert state.model.task_slots.calls == [([None, None], [4, 4])]
+    state.prepare_inputs(batch(["a", "dummy"], [0, 0], [4, 4]), None)
+    assert state.model.task_slots.calls == [([Adaptation()] * 2, [0, 0], [4, 4])]
 
 
 def test_the_adapted_models_hand_this_state_to_the_v2_runner():
@@ -72,7 +79,7 @@ def test_the_adapted_models_hand_this_state_to_the_v2_runner():
 def test_an_engine_on_the_v2_runner_agrees_with_the_hooked_model(models, case, tmp_path):
     """Chunked prompts, asked twice, so that the prefix cache answers; and an unknown task."""
     first, second = case.digests[:2]
-    lost = [(case.prompts[0], "0" * 64, case.labels)]
+    lost = [(case.prompts[0], "0" * 64, case.labels, 3, 4)]
     batch = case.requests(first, second, None)
     options = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     job = {"model": str(models["llama"]), "tasks": str(case.folder), "options": options}
@@ -90,6 +97,7 @@ def test_an_engine_on_the_v2_runner_agrees_with_the_hooked_model(models, case, t
     answers = json.loads((tmp_path / "answers").read_text())
     assert answers["runner"] == "vllm.v1.worker.cpu.model_runner"
     cold, (*warm, failed) = answers["scores"]
-    np.testing.assert_allclose(cold, case.answers(first, second, None), atol=1e-4)
-    np.testing.assert_allclose(warm, case.answers(first, second, None), atol=1e-4)
+    for served in (cold, warm):
+        expected = case.answers(first, second, None)
+        np.testing.assert_allclose(np.concatenate(served), expected, atol=1e-4)
     assert np.isnan(failed).all()

@@ -42,8 +42,9 @@ def key():
 def tasks(model, key, tmp_path_factory):
     """Two good artifacts, one that is not signed, one damaged and one for another model."""
     folder = tmp_path_factory.mktemp("served")
+    rungs = {"beta": {"fit": "channels", "extent": "tail", "readout": "head"}}
     made = {
-        name: random_task(model, folder / name, seed, labels=LABELS)
+        name: random_task(model, folder / name, seed, labels=LABELS, **rungs.get(name, {}))
         for seed, name in enumerate(("alpha", "beta", "unsigned", "damaged"))
     }
     vectors = folder / "damaged" / "vectors.safetensors"

@@ -10,13 +10,14 @@ from tests.ifedicl_serve.factory import (
     HIDDEN,
     LAYERS,
     MODEL,
+    NOTHING_ADAPTED,
     edit_task,
     edit_vectors,
+    make_artifact,
     make_rung,
     make_spec,
 )
 
-NOTHING_ADAPTED = {"layers": (), "sites": ()}
 RUNGS = {
     "zero-shot": NOTHING_ADAPTED,
     "bias": NOTHING_ADAPTED,
@@ -40,8 +41,7 @@ def refusal(folder):
 
 
 def save_rung(name, folder):
-    spec = make_spec(**RUNGS[name])
-    return save_artifact(spec, make_rung(name, spec), folder)
+    return make_artifact(folder, rung=name, **RUNGS[name])
 
 
 @pytest.mark.parametrize("name", RUNGS)

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from ifedicl_serve.contract.artifact import load_artifact
-from ifedicl_serve.contract.injection import fold
-from ifedicl_serve.plugin.request import TaskKey
+from ifedicl_serve.plugin.request import Adaptation, TaskKey
 from ifedicl_serve.plugin.slots import (
     SlotTables,
 )
@@ -31,7 +30,9 @@ def digests(tasks_dir):
     return [make_artifact(tasks_dir / f"task{n}", seed=n, name=f"task{n}").digest for n in range(4)]
 
 
-def make_tables(tasks_dir, num_tasks=3, layers=range(LAYERS), dtype=torch.float32, trusted=None):
+def make_tables(
+    tasks_dir, num_tasks=3, layers=range(LAYERS), dtype=torch.float32, trusted=None, label_rows=None
+):
     return SlotTables(
         tasks_dir=tasks_dir,
         model=MODEL,
@@ -42,6 +43,7 @@ def make_tables(tasks_dir, num_tasks=3, layers=range(LAYERS), dtype=torch.float3
         max_tokens=MAX_TOKENS,
         dtype=dtype,
         device=torch.device("cpu"),
+        label_rows=label_rows,
         trusted=trusted,
     )
 
@@ -55,11 +57,19 @@ def holds(tables, task):
 
 
 def assign(tables, *batch):
-    """One (digest or key, tokens) per request; returns each request's slot."""
-    counts = np.array([count for _, count in batch], dtype=np.int32)
-    tables.assign([key_of(task) for task, _ in batch], counts)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return [int(tables.token_slots[start]) for start in starts]
+    """One (digest or key, tokens) per request, adapted from the first on; each request's slot."""
+    slots = assign_tails(tables, *((task, 0, 0, count) for task, count in batch))
+    return [of_request[0] if of_request else None for of_request in slots]
+
+
+def assign_tails(tables, *batch):
+    """One (digest or key, start, tokens computed before, tokens) per request; its tokens' slots."""
+    computed, counts = (np.array([one[at] for one in batch], dtype=np.int32) for at in (2, 3))
+    adaptations = [Adaptation(key_of(task), start) for task, start, _, _ in batch]
+    tables.assign(adaptations, computed, counts)
+    firsts = np.concatenate([[0], np.cumsum(counts)])
+    slots = tables.token_slots.tolist()
+    return [slots[first:end] for first, end in zip(firsts, firsts[1:], strict=False)]
 
 
 def is_identity(tables, slot):
@@ -67,9 +77,10 @@ def is_identity(tables, slot):
 
 
 def holds_exactly(tables, slot, folder):
-    artifact = load_artifact(folder)
-    injection = fold(artifact.context_vector, artifact.coefficients)
+    injection = load_artifact(folder).injection
     local = slice(tables.layers.start, tables.layers.stop)
-    return torch.equal(tables.scale[:, :, slot], injection.scale[local]) and torch.equal(
-        tables.shift[:, :, slot], injection.shift[local].to(tables.shift.dtype)
+    shift = injection.shift[local].to(tables.shift.dtype)
+    scale = injection.scale[local].expand(shift.shape)
+    return torch.equal(tables.scale[:, :, slot], scale) and torch.equal(
+        tables.shift[:, :, slot], shift
     )

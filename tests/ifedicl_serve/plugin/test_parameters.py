@@ -11,7 +11,7 @@ from ifedicl_serve.plugin.request import MALFORMED, TaskRequest
 
 @pytest.mark.parametrize("kind", ["pooling", "sampling"])
 def test_vllms_parameters_of_either_kind_carry_it(kind):
-    asked = TaskRequest("d" * 64, (5,), "g")
+    asked = TaskRequest("d" * 64, (5,), "g", tail=3, label_rows=2)
     pooling = PoolingParams(extra_kwargs=asked.extra_kwargs()) if kind == "pooling" else None
     sampling = SamplingParams(extra_args=asked.extra_kwargs()) if kind == "sampling" else None
     request = SimpleNamespace(pooling_params=pooling, sampling_params=sampling)

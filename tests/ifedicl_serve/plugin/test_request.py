@@ -14,6 +14,7 @@ from ifedicl_serve.plugin.request import (
     KEY,
     MAX_CHARS,
     MAX_GENERATION_CHARS,
+    Adaptation,
     TaskKey,
     TaskRequest,
 )
@@ -33,6 +34,8 @@ def params(value):
         TaskRequest("d" * 64),
         TaskRequest("d" * 64, (5, 0, (1 << 31) - 1)),
         TaskRequest("d" * 64, (5,), "generation"),
+        TaskRequest("d" * 64, (5,), tail=0),
+        TaskRequest("d" * 64, (5,), tail=(1 << 31) - 1, label_rows=MAX_LABELS),
     ],
 )
 def test_a_request_survives_the_way_through_the_engine(request_):
@@ -42,7 +45,8 @@ def test_a_request_survives_the_way_through_the_engine(request_):
 def test_it_travels_as_one_string():
     """vLLM copies it deeply several times a request."""
     assert TaskRequest(None, (1, 2)).extra_kwargs() == {
-        "ifedicl": '{"digest": null, "label_token_ids": [1, 2], "generation": ""}'
+        "ifedicl": '{"digest": null, "label_token_ids": [1, 2], "generation": "", "tail": null, '
+        '"label_rows": 0}'
     }
 
 
@@ -76,7 +80,9 @@ def test_a_request_without_our_key_is_unadapted(params):
 def test_a_value_of_another_shape_is_refused(value):
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(params(value))
-    assert str(caught.value) == ("'ifedicl' must hold digest, generation, label_token_ids")
+    assert str(caught.value) == (
+        "'ifedicl' must hold digest, generation, label_rows, label_token_ids, tail"
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +106,10 @@ def test_a_generation_that_is_no_short_string_is_refused(generation):
 
 def test_the_longest_request_of_a_served_task_is_read_and_longer_ones_are_refused():
     """Every process keeps what it read, for the next step."""
-    most = TaskRequest("d" * 64, ((1 << 31) - 1,) * MAX_LABELS, "g" * MAX_GENERATION_CHARS)
+    token = (1 << 31) - 1
+    most = TaskRequest(
+        "d" * 64, (token,) * MAX_LABELS, "g" * MAX_GENERATION_CHARS, token, MAX_LABELS
+    )
     assert TaskRequest.of(SimpleNamespace(extra_kwargs=most.extra_kwargs())) == most
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(SimpleNamespace(extra_kwargs={KEY: " " * MAX_CHARS + "{}"}))
@@ -122,18 +131,44 @@ def test_label_tokens_that_are_no_token_ids_are_refused(ids):
     assert str(caught.value) == "label_token_ids must be a list of token ids"
 
 
+@pytest.mark.parametrize("tail", ["1", -1, 1.0, True, [1], 1 << 31])
+def test_a_tail_that_is_no_number_of_tokens_is_refused(tail):
+    with pytest.raises(ValueError) as caught:
+        TaskRequest.of(params({"tail": tail}))
+    assert str(caught.value) == (
+        f"tail is {reprlib.repr(tail)}, expected null or a number of tokens"
+    )
+
+
+@pytest.mark.parametrize("rows", [None, "1", -1, 1.0, True, MAX_LABELS + 1])
+def test_a_number_of_label_rows_that_no_task_has_is_refused(rows):
+    with pytest.raises(ValueError) as caught:
+        TaskRequest.of(params({"label_rows": rows}))
+    assert str(caught.value) == (
+        f"label_rows is {reprlib.repr(rows)}, expected a number from 0 to {MAX_LABELS}"
+    )
+
+
+@pytest.mark.parametrize(("tail", "start"), [(None, 0), (0, 9), (2, 7), (9, 0), (20, 0)])
+def test_the_tail_is_counted_from_the_end_of_the_prompt(tail, start):
+    """A prompt shorter than it is adapted whole."""
+    assert TaskRequest("d", tail=tail).adaptation(9) == Adaptation(TaskKey("d"), start)
+    assert TaskRequest(tail=tail).adaptation(9).task is None
+
+
 # -- task_salt
 
 
 def test_equal_tasks_and_clients_share_a_salt():
-    assert task_salt(TaskKey("d", "g"), "client") == task_salt(TaskKey("d", "g"), "client")
+    assert task_salt(TaskKey("d", "g"), 5, "client") == task_salt(TaskKey("d", "g"), 5, "client")
 
 
-def test_salts_differ_by_digest_generation_and_client():
+def test_salts_differ_by_digest_generation_start_and_client():
     salts = [
-        task_salt(TaskKey(digest, generation), client)
+        task_salt(TaskKey(digest, generation), start, client)
         for digest in ("d", "e", "")
         for generation in ("", "a", "d")
+        for start in (0, 1, 10)
         for client in (None, "a", "b", "d")
     ]
     assert len(set(salts)) == len(salts)
@@ -143,13 +178,14 @@ def test_salts_differ_by_digest_generation_and_client():
     "other", [(TaskKey("a", "bc"), "d"), (TaskKey("ab", ""), "cd"), (TaskKey('ab", "c'), "d")]
 )
 def test_digest_generation_and_client_salt_cannot_be_shifted_into_each_other(other):
-    assert task_salt(TaskKey("ab", "c"), "d") != task_salt(*other)
+    task, client = other
+    assert task_salt(TaskKey("ab", "c"), 0, "d") != task_salt(task, 0, client)
 
 
 def test_a_client_can_never_send_a_task_salt():
     """vLLM refuses client salts above 128 characters."""
     task = TaskKey("d" * 64, "g" * 16)
-    assert len(task_salt(task, None)) == len(task_salt(task, "x" * 128)) == 136
+    assert len(task_salt(task, 0, None)) == len(task_salt(task, 1 << 31, "x" * 128)) == 136
 
 
 # -- TaskConfig

@@ -7,16 +7,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ifedicl_serve.contract.artifact import save_artifact
+from ifedicl_serve.contract.injection import adapted_mask
+from ifedicl_serve.plugin.label_rows import LabelRows
+from ifedicl_serve.plugin.request import TaskKey
 from ifedicl_serve.plugin.slots import (
+    FAILED_SLOT,
     IDENTITY_SLOT,
     RESERVED_SLOTS,
 )
 from tests.ifedicl_serve.factory import (
+    HIDDEN,
+    LAYERS,
     make_artifact,
+    make_rung,
+    make_spec,
 )
 from tests.ifedicl_serve.plugin.conftest import (
     MAX_TOKENS,
     assign,
+    assign_tails,
     holds,
     holds_exactly,
     is_identity,
@@ -66,6 +76,30 @@ def test_a_request_without_tokens_in_this_batch_moves_no_other(tasks_dir, digest
     assert holds_exactly(tables, int(tables.token_slots[0]), tasks_dir / "task1")
 
 
+# A prompt of 8 tokens of which the last 3 are adapted, and 2 more that it generates.
+@pytest.mark.parametrize(
+    ("computed", "tokens", "identity"),
+    [(0, 8, 5), (0, 4, 4), (0, 5, 5), (4, 4, 1), (5, 3, 0), (6, 2, 0), (8, 1, 0), (0, 10, 5)],
+)
+def test_tokens_before_the_start_read_the_identity(tasks_dir, digests, computed, tokens, identity):
+    """Whole, in chunks, behind a cached prefix, while generating, and computed once more."""
+    tables = make_tables(tasks_dir)
+    others = (digests[1], 0, 0, 2), (None, 0, 0, 1)
+    before, tail, none = assign_tails(
+        tables, others[0], (digests[0], 5, computed, tokens), others[1]
+    )
+    (slot,) = assign(tables, (digests[0], 1))
+    assert tail == [IDENTITY_SLOT] * identity + [slot] * (tokens - identity)
+    assert before == [before[0]] * 2 and before[0] not in (slot, IDENTITY_SLOT)
+    assert none == [IDENTITY_SLOT]
+
+
+def test_what_failed_fails_from_its_first_token_on(tasks_dir, digests):
+    """Of an empty tail no token of the prompt would else show it."""
+    tables = make_tables(tasks_dir)
+    assert assign_tails(tables, ("0" * 64, 4, 0, 4)) == [[FAILED_SLOT] * 4]
+
+
 def test_the_tensors_keep_their_addresses(tasks_dir, digests):
     tables = make_tables(tasks_dir, num_tasks=1)
     before = [t.data_ptr() for t in (tables.scale, tables.shift, tables.token_slots)]
@@ -85,6 +119,53 @@ def test_a_slot_holds_the_folded_artifact(tasks_dir, digests, dtype):
     for number, slot in enumerate(slots):
         assert holds_exactly(tables, slot, tasks_dir / f"task{number}")
     assert (tables.scale.dtype, tables.shift.dtype) == (torch.float32, dtype)
+
+
+@pytest.mark.parametrize("width", [1, HIDDEN])
+def test_a_scale_per_channel_and_one_per_site_are_held_alike(tasks_dir, width):
+    spec = make_spec(name="channels")
+    mask = adapted_mask(LAYERS, spec.layers, spec.sites)
+    scale, shift = torch.ones(LAYERS, 2, width), torch.zeros(LAYERS, 2, HIDDEN)
+    scale[mask], shift[mask] = torch.rand(4, width), torch.rand(4, HIDDEN)
+    digest = save_artifact(spec, {"scale": scale, "shift": shift}, tasks_dir / "channels").digest
+    tables = make_tables(tasks_dir)
+    (slot,) = assign(tables, (digest, 1))
+    assert torch.equal(tables.scale[:, :, slot], scale.expand(LAYERS, 2, HIDDEN))
+    assert holds_exactly(tables, slot, tasks_dir / "channels")
+
+
+def test_a_task_that_adapts_nothing_holds_the_identity(tasks_dir):
+    tables, digest = make_tables(tasks_dir), make_head(tasks_dir / "head", 0)
+    (slot,) = assign(tables, (digest, 1))
+    assert slot not in (IDENTITY_SLOT, FAILED_SLOT)
+    assert is_identity(tables, slot)
+
+
+def make_head(folder, seed):
+    """A task of label rows alone; its digest."""
+    spec = make_spec(name=folder.name, layers=(), sites=())
+    return save_artifact(spec, make_rung("head", spec, seed), folder).digest
+
+
+def test_label_rows_come_and_go_with_the_slot(tasks_dir, digests):
+    heads = [make_head(tasks_dir / f"head{seed}", seed) for seed in range(2)]
+    rows = LabelRows(4, HIDDEN, torch.device("cpu"))
+    tables = make_tables(tasks_dir, num_tasks=2, label_rows=rows)
+
+    def scored(digest):
+        return not rows.scores(torch.ones(1, HIDDEN), [(TaskKey(digest), 2)]).isnan().any()
+
+    assign(tables, (heads[0], 1), (digests[0], 1))
+    assert [scored(digest) for digest in (*heads, digests[0])] == [True, False, False]
+    assign(tables, (heads[1], 1), (digests[0], 1))
+    assert [scored(digest) for digest in heads] == [False, True]
+    assert tables.nbytes == tables.scale.nbytes + tables.shift.nbytes + 4 * HIDDEN * 4
+
+
+def test_where_nobody_scores_label_rows_none_are_kept(tasks_dir):
+    tables, digest = make_tables(tasks_dir), make_head(tasks_dir / "head", 0)
+    assign(tables, (digest, 1))
+    assert holds(tables, digest)
 
 
 def test_a_pipeline_rank_holds_its_own_layers(tasks_dir, digests):

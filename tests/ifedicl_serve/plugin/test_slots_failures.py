@@ -117,14 +117,14 @@ def test_an_artifact_that_lies_about_its_shape_has_no_slot(tasks_dir, digests, s
 def test_an_artifact_that_overflows_the_dtype_has_no_slot(
     tasks_dir, digests, logged, dtype, held, overflowing
 ):
-    vector, coefficients = make_vectors(make_spec())
-    coefficients[-1, 0, LAMBDA] = 1
+    tensors = make_vectors(make_spec())
+    tensors["coefficients"][-1, 0, LAMBDA] = 1
     for name, value in (("held", held), ("overflows", overflowing)):
-        vector[-1, 0, 0] = value
-        save_artifact(make_spec(name), vector, coefficients, tasks_dir / name)
+        tensors["context_vector"][-1, 0, 0] = value
+        save_artifact(make_spec(name), tensors, tasks_dir / name)
     tables = make_tables(tasks_dir, dtype=dtype)
     assert_unavailable(tables, load_artifact(tasks_dir / "overflows").digest, digests[0])
-    assert "lambda times its context vector goes up to" in logged.text
+    assert "where it has those) goes up to" in logged.text
     (slot,) = assign(tables, (load_artifact(tasks_dir / "held").digest, 1))
     assert holds_exactly(tables, slot, tasks_dir / "held")
 
@@ -219,7 +219,7 @@ def test_a_version_that_was_replaced_after_it_was_loaded_still_serves(tasks_dir,
 
 def test_the_log_says_how_many_slots_there_are_and_their_memory(tasks_dir, logged):
     tables = make_tables(tasks_dir, num_tasks=64)
-    assert tables.nbytes == LAYERS * 2 * (RESERVED_SLOTS + 64) * (HIDDEN + 1) * 4
+    assert tables.nbytes == LAYERS * 2 * (RESERVED_SLOTS + 64) * 2 * HIDDEN * 4
     assert "Slots for 64 resident tasks, 0.0 MiB" in logged.text
 
 

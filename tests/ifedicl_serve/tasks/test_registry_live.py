@@ -280,10 +280,10 @@ def test_an_artifact_that_several_ask_for_at_once_is_checked_once(many, monkeypa
     checked = []
     check = many.check
 
-    def slow_check(folder, digest=None):
+    def slow_check(folder, *others):
         checked.append(folder.name)
         time.sleep(0.1)
-        return check(folder, digest)
+        return check(folder, *others)
 
     monkeypatch.setattr(many, "check", slow_check)
     with ThreadPoolExecutor(8) as threads:

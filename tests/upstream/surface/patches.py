@@ -10,7 +10,16 @@ PATCHES = {
             "wrapped: every request comes through it before its blocks are hashed",
             takes="cls, request, block_hasher",
         ),
-        Row("vllm.v1.engine:EngineCoreRequest", "what it gets", has="request_id cache_salt"),
+        Row(
+            "vllm.v1.engine:EngineCoreRequest",
+            "what it gets",
+            has="request_id cache_salt prompt_token_ids prompt_embeds",
+        ),
+        Row(
+            "vllm.utils:length_from_prompt_token_ids_or_embeds",
+            "tokens of the prompt",
+            takes="prompt_token_ids, prompt_embeds",
+        ),
         Row(
             "vllm.v1.core.kv_cache_utils:generate_block_hash_extra_keys",
             "hashes the salt into the first block, and later ones by their chain",
@@ -60,7 +69,16 @@ PATCHES = {
             "whose model and requests these are",
             has="get_model requests input_batch",
         ),
-        Row("vllm.v1.worker.gpu_input_batch:InputBatch", "the order of rows", has="req_ids"),
+        Row(
+            "vllm.v1.worker.gpu_input_batch:InputBatch",
+            "the order of rows, and tokens computed before",
+            has="req_ids num_computed_tokens_cpu",
+        ),
+        Row(
+            "vllm.v1.worker.gpu_input_batch:CachedRequestState",
+            "tokens of the prompt",
+            has="num_prompt_tokens",
+        ),
     ],
     "ifedicl_serve/plugin/patches/sites.py": [
         Row(

@@ -96,7 +96,7 @@ PLUGIN = {
         Row(
             "vllm.distributed.parallel_state:GroupCoordinator",
             "this worker's pipeline stage",
-            has="rank_in_group world_size",
+            has="rank_in_group world_size is_last_rank",
         ),
         Row(
             "vllm.distributed.utils:get_pp_indices",
@@ -180,11 +180,15 @@ PLUGIN = {
         Row(f"{MODELS}.llama:LlamaModel.forward", "names what it sends", has="hidden_states"),
     ],
     "ifedicl_serve/plugin/runner_v2.py": [
-        Row("vllm.v1.core.sched.output:NewRequestData", "a request that joins", has="req_id"),
+        Row(
+            "vllm.v1.core.sched.output:NewRequestData",
+            "a request that joins, and tokens of its prompt",
+            has="req_id prompt_len",
+        ),
         Row(
             "vllm.v1.worker.gpu.input_batch:InputBatch",
             "a batch, in its order",
-            has="req_ids num_scheduled_tokens",
+            has="req_ids num_computed_tokens_np num_scheduled_tokens",
         ),
         Row("vllm.v1.worker.gpu.states:RequestState", "a type"),
         Row(

@@ -5,6 +5,7 @@ import shutil
 import socket
 
 import pytest
+import torch
 
 from ifedicl_serve.contract.artifact import (
     MAX_TASK_FILE_BYTES,
@@ -21,6 +22,7 @@ from tests.ifedicl_serve.factory import (
     MODEL,
     edit_task,
     edit_vectors,
+    make_artifact,
     make_spec,
     make_vectors,
     replace_vectors,
@@ -31,8 +33,15 @@ from tests.ifedicl_serve.factory import (
 
 def narrow_vectors(made):
     """Of another shape than task.json says."""
-    vector, _ = make_vectors(make_spec(hidden_size=HIDDEN // 2))
-    edit_vectors(made, context_vector=vector)
+    vectors = make_vectors(make_spec(hidden_size=HIDDEN // 2))
+    edit_vectors(made, context_vector=vectors["context_vector"])
+
+
+def rows_for_other_labels(made):
+    """As many label rows as some other task has labels."""
+    shutil.rmtree(made)
+    make_artifact(made, rung="channels+head")
+    edit_vectors(made, label_rows=torch.zeros(3, HIDDEN))
 
 
 def endless_vectors(made):
@@ -47,7 +56,7 @@ INVALID = {
         lambda made: (made / TASK_FILE).write_text("{"),
         "sst2/task.json: not a JSON object; the file is damaged",
     ),
-    "schema": (lambda made: edit_task(made, schema_version=2), "schema version 2, this release"),
+    "schema": (lambda made: edit_task(made, schema_version=3), "schema version 3, this release"),
     "field": (lambda made: edit_task(made, run="x"), "run: Extra inputs are not permitted"),
     "name": (
         lambda made: edit_task(made, name="trec"),
@@ -67,6 +76,10 @@ INVALID = {
     "tensors": (
         narrow_vectors,
         "sst2/vectors.safetensors: context_vector is F32 (4, 2, 4)",
+    ),
+    "label rows": (
+        rows_for_other_labels,
+        "sst2/vectors.safetensors: label_rows is F32 (3, 8), expected F32 (2, 8)",
     ),
     "tensors too much for torch": (
         endless_vectors,

@@ -33,6 +33,14 @@ def test_a_task_is_replaced_and_the_next_request_gets_the_new_one(admin, files, 
     assert classify(admin, "sst2").json()["task_digest"] == response.json()["digest"]
 
 
+@pytest.mark.parametrize("rung", ["channels+head", "coefficients+bias", "channels"])
+def test_a_task_of_any_rung_is_uploaded(admin, files, folder, rung):
+    response = put(admin, "trec", files("trec", rung=rung, extent="tail"))
+    assert response.status_code == 201
+    assert (response.json()["rung"], response.json()["extent"]) == (rung, "tail")
+    assert load_artifact(folder / "trec").spec.rung == rung
+
+
 def test_the_same_task_again_is_a_replacement(admin, files, registry):
     digest = registry.get("sst2").digest
     assert put(admin, "sst2", files()).json()["digest"] == digest

@@ -1,0 +1,1 @@
+"""The parts of bench/accuracy.py: what is measured, the rival, and the tables."""

@@ -1,0 +1,133 @@
+"""One measurement: a data set, so many rows and a seed, by every rung and every rival."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.common.data_sets import DataSet
+from bench.ladder.lora import tuned_lora
+from calibration.calibrate import Calibrated, Watch, calibrate
+from calibration.data.examples import split_held_out
+from calibration.data.rows import Rows
+from calibration.ladder import LADDER
+from calibration.model.hooked import HookedModel, injected
+from calibration.model.score import Features
+from calibration.readout.stack import log_softmax
+from calibration.result.record import numbers
+from calibration.run.local import LocalClients
+from calibration.run.progress import Progress
+from calibration.settings import SITE_FITS, Settings
+from calibration.stages.evaluate import Evaluation, read_out
+from ifedicl_serve.contract.injection import SITES, Injection, TensorName, adapted_mask
+from ifedicl_serve.contract.readout import Readout
+
+HELD_OUT = 0.2
+SHOTS = (8, 16)
+RANKS = (8, 1)
+BINS = 15  # of the expected calibration error
+
+
+def measure(
+    model: HookedModel,
+    source: str,
+    data: DataSet,
+    count: int,
+    settings: Settings,
+    extent_only: bool,
+) -> dict[str, Any]:
+    """Metrics on the test rows of every method, and what held-out rows said of ours.
+
+    With `extent_only` what is fitted at the sites alone.
+    """
+    seed = settings.seed
+    drawn = random.Random(seed).sample(list(data.train), count)
+    rows = Rows(*split_held_out(drawn, HELD_OUT, seed))
+    evaluation = Evaluation(model, data.task, data.test)
+    bare = evaluation.features(evaluation.texts)
+    measured = ours(model, evaluation, rows, settings, bare)
+    if extent_only:
+        return measured
+    measured["methods"] |= rivals(evaluation, rows, bare, seed)
+    for rank in RANKS:
+        found = tuned_lora(source, data, rows, settings, rank)
+        for name in ("plain", "with_bias"):
+            scores = found.pop(name)
+            key = f"lora_{rank}" + ("+bias" if name == "with_bias" else "")
+            measured["methods"][key] = scored(evaluation, scores) | found
+    return measured
+
+
+def ours(
+    model: HookedModel, evaluation: Evaluation, rows: Rows, settings: Settings, bare: Features
+) -> dict[str, Any]:
+    """Every rung on the test rows; what held-out rows said of each, and which they choose."""
+    progress = Progress()
+
+    def run(settings: Settings) -> Calibrated:
+        clients = LocalClients(model, evaluation.task, [rows], settings, progress)
+        return calibrate(clients, settings, Watch())
+
+    done = run(replace(settings, least_held_out=1))
+    few = len(rows.held_out) < settings.least_held_out
+    auto = run(settings) if few else done
+    progress.done()
+    shape = model.num_layers, len(SITES), model.hidden_size
+    texts = {"none": bare} | {
+        fit: adapted(evaluation, done.state.injection(fit), settings) for fit in SITE_FITS
+    }
+    methods = {
+        rung.name: scored(evaluation, read(texts[rung.fit], done.tensors_of(rung)))
+        | {"numbers": numbers(rung, done.labels, shape)}
+        for rung in LADDER
+    }
+    chosen = read(texts[auto.rung.fit], auto.tensors)
+    methods["auto"] = scored(evaluation, chosen) | {"rung": auto.rung.name}
+    trials = {
+        trial.rung.name: {**trial.metrics, "excess": trial.excess, "error": trial.standard_error}
+        for trial in done.trials
+    }
+    return {"methods": methods, "trials": trials, "seconds": progress.seconds}
+
+
+def adapted(evaluation: Evaluation, injection: Injection | None, settings: Settings) -> Features:
+    """What the model says of the test rows under an injection."""
+    assert injection is not None
+    mask = adapted_mask(evaluation.model.num_layers, settings.layers, settings.sites)
+    with injected(evaluation.model, injection, mask, settings.extent):
+        return evaluation.features(evaluation.texts)
+
+
+def rivals(evaluation: Evaluation, rows: Rows, bare: Features, seed: int) -> dict[str, Any]:
+    """What needs no fit: a mean removed, demonstrations in the prompt."""
+    train = rows.everything
+    removed = evaluation.mean_removed(bare.log_probs, [example.text for example in train])
+    scores = {"mean_removed": removed} | {
+        f"few_shot_{shots}": evaluation.few_shot(train, shots, seed) for shots in SHOTS
+    }
+    return {name: scored(evaluation, log_probs) for name, log_probs in scores.items()}
+
+
+def read(features: Features, tensors: Mapping[TensorName, Any]) -> npt.NDArray:
+    """Label log-probabilities of a rung's readout."""
+    return read_out(features, Readout.of(tensors))
+
+
+def scored(evaluation: Evaluation, log_probs: npt.NDArray) -> dict[str, Any]:
+    """Accuracy, log-loss, macro-F1 and expected calibration error."""
+    return evaluation.metrics(log_probs) | {"ece": calibration_error(log_probs, evaluation.truth)}
+
+
+def calibration_error(log_probs: npt.NDArray, truth: npt.NDArray[np.int_]) -> float:
+    """Expected calibration error of the best label's probability, in equal bins (Guo et al.,
+    arXiv 1706.04599)."""
+    best = np.exp(log_softmax(log_probs.astype(np.float64))).max(axis=1)
+    right = log_probs.argmax(axis=1) == truth
+    bins = np.minimum((best * BINS).astype(int), BINS - 1)
+    gaps = [abs((right[bins == b] - best[bins == b]).sum()) for b in range(BINS)]
+    return round(float(sum(gaps) / len(best)), 6)

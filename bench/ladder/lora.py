@@ -1,0 +1,72 @@
+"""The rival: LoRA on the same rows, tuned as carefully as ours.
+
+The same steps, batches, loss, schedule and held-out rows as `channels`; of three learning rates
+and every round the one of the lowest held-out loss, and then the same readout (`bias`) from the
+same held-out rows. What is measured without the readout is LoRA as it is commonly reported.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bench.common.data_sets import DataSet
+from bench.federation.lora import Lora, add_adapters, fit_adapters, load
+from calibration.data.rows import Rows
+from calibration.model.load import open_model
+from calibration.model.score import Features
+from calibration.readout.fit import fit_readout, readout_tensors
+from calibration.readout.folds import folds_of
+from calibration.readout.reader import Reader, Readers
+from calibration.settings import Settings
+from calibration.stages.evaluate import Evaluation, read_out
+from calibration.stages.read import features_of
+from ifedicl_serve.contract.readout import Readout
+
+RATES = (1e-3, 3e-3, 1e-2)
+
+
+def tuned_lora(
+    source: str, data: DataSet, rows: Rows, settings: Settings, rank: int
+) -> dict[str, Any]:
+    """Test scores [rows, labels] without and with the readout, and what it took."""
+    started = time.process_time()
+    labels = np.array(data.task.indices(rows.held_out))
+    best: tuple[float, dict[str, Any]] | None = None
+    for rate in RATES:
+        lora, rated = Lora(rate, rank), replace(settings, learning_rate=rate)
+        model, parameters = add_adapters(open_model(source, "fp32", "cpu"), lora, settings.seed)
+        for number in range(settings.rounds):
+            fit_adapters(model, parameters, data.task, rows.train, rated, 0, number)
+            held = features_of(model, data.task, rows.held_out, None, settings)
+            loss = -float(held.log_probs[np.arange(len(labels)), labels].mean())
+            if best is None or loss < best[0]:
+                kept = {name: value.detach().clone() for name, value in parameters.items()}
+                best = loss, {"rate": rate, "round": number + 1, "kept": kept, "held": held}
+    assert best is not None
+    chosen = best[1]
+    load(parameters, chosen["kept"])
+    evaluation = Evaluation(model, data.task, data.test)
+    test = evaluation.features(evaluation.texts)
+    readout = readout_of(chosen["held"], rows, data)
+    return {
+        "plain": test.log_probs,
+        "with_bias": read_out(test, readout),
+        "rate": chosen["rate"],
+        "round": chosen["round"],
+        "numbers": sum(value.numel() for value in chosen["kept"].values()),
+        "seconds": round(time.process_time() - started, 1),
+    }
+
+
+def readout_of(held: Features, rows: Rows, data: DataSet) -> Readout | None:
+    """Sharpness and bias from held-out rows."""
+    labels = np.array(data.task.indices(rows.held_out))
+    readers = Readers([Reader(held, labels, folds_of(rows.held_out))])
+    told = readers.statistics()
+    readers.learn(told)
+    stack = fit_readout(readers, len(data.task.labels), "bias")
+    return Readout.of(readout_tensors(told, stack, "bias"))

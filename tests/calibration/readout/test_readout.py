@@ -1,0 +1,255 @@
+"""Readouts from sums: the closed form against scikit-learn, Newton against L-BFGS, and what few or
+odd rows do."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from calibration.data.examples import Example
+from calibration.model.score import Features
+from calibration.readout import directions as closed_form
+from calibration.readout.directions import STRENGTHS, directions
+from calibration.readout.fit import fit_readout, readout_tensors
+from calibration.readout.folds import FOLDS, folds_of
+from calibration.readout.reader import Reader, Readers
+from calibration.readout.stack import (
+    BIAS,
+    Asked,
+    Prior,
+    curvature,
+    fit_stacks,
+    log_softmax,
+    logits,
+)
+from calibration.readout.statistics import Statistics, block_size, total
+from ifedicl_serve.contract.readout import Readout, row_scores
+
+LABELS, HIDDEN = 3, 8
+
+
+def drawn(rows: int, seed: int = 0, hidden: int = HIDDEN) -> tuple[Features, np.ndarray]:
+    """Hidden states around a mean a label; log-probabilities that know a little of it."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, LABELS, rows)
+    means = np.random.default_rng(1).normal(size=(LABELS, hidden))
+    states = means[labels] + generator.normal(size=(rows, hidden))
+    scores = np.eye(LABELS)[labels] + generator.normal(size=(rows, LABELS))
+    return Features(log_softmax(scores).astype(np.float32), states.astype(np.float32)), labels
+
+
+def reader(rows: int, seed: int = 0) -> Reader:
+    features, labels = drawn(rows, seed)
+    return Reader(features, labels, np.arange(rows) % FOLDS)
+
+
+def readers(*parts: Reader) -> tuple[Readers, list[Statistics]]:
+    """Clients that have learnt each other's statistics."""
+    together = Readers(parts)
+    told = together.statistics()
+    together.learn(told)
+    return together, told
+
+
+def split(whole: Reader, *parts: np.ndarray) -> list[Reader]:
+    return [
+        Reader(Features(*(f[part] for f in whole.features)), whole.labels[part], whole.folds[part])
+        for part in parts
+    ]
+
+
+# -- statistics
+
+
+def test_statistics_add_up_and_leave_out():
+    features, labels = drawn(20)
+    whole = Statistics.of(features, labels)
+    parts = [
+        Statistics.of(Features(*(f[some] for f in features)), labels[some])
+        for some in (slice(0, 7), slice(7, 20))
+    ]
+    for name in ("counts", "class_sums", "second", "log_probs"):
+        np.testing.assert_allclose(getattr(total(parts), name), getattr(whole, name), atol=1e-9)
+        left = getattr(whole - parts[0], name)
+        np.testing.assert_allclose(left, getattr(parts[1], name), atol=1e-9)
+    assert whole.rows == 20
+    np.testing.assert_allclose(whole.second[0], features.hidden.T @ features.hidden, rtol=1e-5)
+
+
+def test_large_models_tell_blocks_along_the_diagonal():
+    assert [block_size(size) for size in (256, 512, 3072, 4096, 2304)] == [256, 64, 64, 64, 64]
+    features, labels = drawn(10, hidden=512)
+    told = Statistics.of(features, labels)
+    assert told.second.shape == (8, 64, 64)
+    corner = features.hidden[:, 64:128].astype(np.float64)
+    np.testing.assert_allclose(told.second[1], corner.T @ corner)
+    assert all(np.isfinite(found.rows).all() for found in directions(told))
+
+
+def test_a_client_without_rows_tells_of_none():
+    nothing = Statistics.of(
+        Features(np.zeros((0, LABELS)), np.zeros((0, HIDDEN))), np.zeros(0, int)
+    )
+    assert nothing.rows == 0
+    assert nothing.second.shape == (1, HIDDEN, HIDDEN)
+
+
+# -- directions
+
+
+def test_without_shrinkage_they_are_fishers_discriminants(monkeypatch: pytest.MonkeyPatch):
+    """scikit-learn's, whose covariance has the same divisor: its scores differ by the log-priors
+    and by what is the same for all labels."""
+    monkeypatch.setattr(closed_form, "STRENGTHS", (0.0,))
+    monkeypatch.setattr(closed_form, "KAPPA", 0.0)
+    features, labels = drawn(400)
+    (found,) = directions(Statistics.of(features, labels))
+    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(features.hidden, labels)
+    expected = theirs.decision_function(features.hidden) - np.log(theirs.priors_)
+    ours = found.scores(features.hidden.astype(np.float64))
+    np.testing.assert_allclose(
+        ours - ours.mean(axis=1, keepdims=True),
+        expected - expected.mean(axis=1, keepdims=True),
+        atol=1e-3,
+    )
+
+
+def test_with_much_shrinkage_they_point_at_the_means():
+    features, labels = drawn(50)
+    weak, strong = (directions(Statistics.of(features, labels))[i] for i in (0, -1))
+    means = np.array([features.hidden[labels == label].mean(axis=0) for label in range(LABELS)])
+    towards = means - features.hidden.mean(axis=0)
+    cosines = (strong.rows * towards).sum(axis=1)
+    cosines /= np.linalg.norm(strong.rows, axis=1) * np.linalg.norm(towards, axis=1)
+    assert (cosines > 0.999).all()
+    assert np.linalg.norm(strong.rows) < np.linalg.norm(weak.rows)
+
+
+def test_a_label_without_rows_has_no_direction():
+    features, labels = drawn(12)
+    kept = labels != 2
+    told = Statistics.of(Features(*(f[kept] for f in features)), labels[kept])
+    assert all((found.rows[2] == 0).all() and found.constants[2] == 0 for found in directions(told))
+
+
+# -- the stack
+
+
+def test_derivatives_are_those_of_the_loss():
+    features, labels = drawn(30)
+    log_probs, scores = features.log_probs.astype(float), features.hidden[:, :LABELS].astype(float)
+    u, theta = np.array([0.3, -0.1, -0.2]), np.array([0.8, 0.4, 0.5, 0.1, -0.2, 0.3])
+
+    def loss(at: np.ndarray) -> float:
+        log_q = log_softmax(logits(log_probs, scores, u, at))
+        return -log_q[np.arange(30), labels].sum()
+
+    at = curvature(log_probs, scores, u, labels, theta)
+    assert at.loss == pytest.approx(loss(theta))
+    step = 1e-4
+    for i in range(len(theta)):
+        along = step * np.eye(len(theta))[i]
+        assert at.gradient[i] == pytest.approx(
+            (loss(theta + along) - loss(theta - along)) / (2 * step), rel=1e-4, abs=1e-5
+        )
+        ahead = curvature(log_probs, scores, u, labels, theta + along).gradient
+        behind = curvature(log_probs, scores, u, labels, theta - along).gradient
+        np.testing.assert_allclose(at.hessian[i], (ahead - behind) / (2 * step), atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["bias", "head"])
+def test_newton_arrives_where_l_bfgs_does(rows: bool):
+    one = reader(60)
+    together, _ = readers(one)
+    prior = Prior(LABELS, rows)
+    ((theta, value),) = fit_stacks(together, [(2, None)], LABELS, rows)
+
+    def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
+        (there,) = together.curvatures([Asked(2, None, at)])
+        return prior.added(at, there.loss), there.gradient + prior.precision * (at - prior.mean)
+
+    best = minimize(objective, prior.starts()[0], jac=True, method="L-BFGS-B", tol=1e-12)
+    assert value == pytest.approx(best.fun, abs=1e-4)
+    assert rows == (abs(theta[1]) > 1e-3)
+
+
+def test_a_fold_left_out_is_not_looked_at():
+    one = reader(40)
+    together, _ = readers(one)
+    before = together.losses([Asked(0, 3, np.ones(BIAS + LABELS))])
+    one.labels = np.where(one.folds == 3, (one.labels + 1) % LABELS, one.labels)
+    assert together.losses([Asked(0, 3, np.ones(BIAS + LABELS))]) == before
+
+
+# -- the whole readout
+
+
+@pytest.mark.parametrize("kind", ["bias", "head"])
+def test_the_artifacts_tensors_say_what_was_fitted(kind):
+    one = reader(60)
+    together, told = readers(one)
+    stack = fit_readout(together, LABELS, kind)
+    tensors = readout_tensors(told, stack, kind)
+    readout = Readout.of(tensors)
+    hidden = one.features.hidden
+    rows = None
+    if kind == "head":
+        rows = row_scores(torch.from_numpy(hidden), readout.label_rows).numpy()
+    found = directions(total(told))[stack.strength]
+    u = -one.log_probs.mean(axis=0)
+    scores = found.scores(hidden.astype(float))
+    expected = log_softmax(logits(one.log_probs, scores, u - u.mean(), stack.whole))
+    np.testing.assert_allclose(readout(one.features.log_probs, rows), expected, atol=1e-4)
+
+
+def test_a_head_knows_more_than_a_bias_and_of_rows_it_did_not_see():
+    one = reader(200)
+    together, _ = readers(one)
+    losses = {}
+    for kind in ("bias", "head"):
+        stack = fit_readout(together, LABELS, kind)
+        log_probs = one.out_of_fold(stack.strength, stack.folds)
+        losses[kind] = -log_probs[np.arange(200), one.labels].mean()
+    assert losses["head"] < 0.5 * losses["bias"]
+
+
+def test_the_partition_does_not_matter():
+    whole = reader(90)
+    by_label = [np.flatnonzero(whole.labels == label) for label in range(LABELS)]
+    thirds = np.array_split(np.random.default_rng(3).permutation(90), 3)
+    found = []
+    for parts in ([np.arange(90)], by_label, thirds):
+        together, told = readers(*split(whole, *parts))
+        found.append(readout_tensors(told, fit_readout(together, LABELS, "head"), "head"))
+    for other in found[1:]:
+        for name, tensor in found[0].items():
+            np.testing.assert_allclose(other[name].numpy(), tensor.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 0, 0], [2], [0, 1, 2, 0, 1, 2, 1]])
+def test_of_few_rows_it_is_finite_and_close_to_what_the_model_says(labels: list[int]):
+    features, _ = drawn(len(labels))
+    one = Reader(features, np.array(labels), np.arange(len(labels)) % FOLDS)
+    together, told = readers(one)
+    for kind in ("bias", "head"):
+        stack = fit_readout(together, LABELS, kind)
+        tensors = readout_tensors(told, stack, kind)
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+        assert 0 < tensors["sharpness"].item() < 3
+
+
+def test_rows_all_in_one_fold_are_fitted_to_too():
+    features, labels = drawn(20)
+    together, told = readers(Reader(features, labels, np.zeros(20, dtype=int)))
+    stack = fit_readout(together, LABELS, "head")
+    assert all(t.isfinite().all() for t in readout_tensors(told, stack, "head").values())
+
+
+def test_the_fold_of_a_row_is_its_texts():
+    rows = [Example(f"text {number}", "a") for number in range(500)]
+    folds = folds_of(rows)
+    assert (folds_of(rows[::-1]) == folds[::-1]).all()
+    assert (folds_of([Example(row.text, "b") for row in rows]) == folds).all()
+    assert np.bincount(folds, minlength=FOLDS).min() > 70
+    assert len(STRENGTHS) == len(Reader(*drawn(3), np.arange(3)).scores)
