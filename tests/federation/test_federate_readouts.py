@@ -20,6 +20,7 @@ from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import array_record
 from calibration.model.hooked import HookedModel
 from calibration.task import TaskDefinition
+from ifedicl_serve.errors import QuorumError
 from tests.federation.conftest import SETTINGS, LoopGrid
 from tests.federation.running import held, kinds, run
 from tests.federation.test_federate_faults import array, nan, with_arrays
@@ -71,6 +72,30 @@ def test_label_rows_are_the_same_however_the_rows_are_split(
             torch.testing.assert_close(
                 other[name], expected, rtol=1e-5, atol=float(1e-5 * expected.abs().max())
             )
+
+
+def test_a_client_that_holds_out_nothing_takes_part(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    grid.owners[12] = dataclasses.replace(grid.owners[12], held_out=0.0)
+    settings = dataclasses.replace(SETTINGS, fit="channels", readout="bias")
+    outcome = run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    assert outcome.artifact.spec.rung == "channels+bias"
+    assert outcome.artifact.spec.calibration.client_sizes == (4, 3, 3)
+    assert outcome.done.measured.rows == 2
+    assert {reply.content["status"]["status"] for reply in grid.received} == {"ok"}
+
+
+def test_rows_that_only_a_lost_client_held_out_are_missed_aloud(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    for node in (10, 11):
+        grid.owners[node] = dataclasses.replace(grid.owners[node], held_out=0.0)
+    grid.nodes[12].tamper = lambda kind, content: None if kind == "train.extract" else content
+    settings = dataclasses.replace(SETTINGS, fit="channels")
+    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
+    with pytest.raises(QuorumError, match="no client that answered evaluate.held_out holds out"):
+        run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy", terms)
 
 
 GARBAGE = {
