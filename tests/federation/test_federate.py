@@ -107,16 +107,18 @@ class KilledIn(Progress):
         return super().fitting(fit, client, round_index)
 
 
-@pytest.mark.parametrize("round_index", [0, 2])
+@pytest.mark.parametrize(("fit", "round_index"), [("coefficients", 0), ("channels", 2)])
 def test_a_killed_coordinator_ends_with_the_same_artifact(
-    grid: LoopGrid, invitation: Invitation, tmp_path: Path, round_index: int
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path, fit, round_index: int
 ) -> None:
-    undisturbed = run(grid, invitation, tmp_path / "undisturbed")
+    settings = dataclasses.replace(SETTINGS, fit=fit)
+    asked = invitation.model_copy(update={"settings": settings, "wire": "int8"})
+    undisturbed = run(grid, asked, tmp_path / "undisturbed")
     with pytest.raises(Killed):
-        run(grid, invitation, tmp_path / "toy", progress=KilledIn(round_index))
+        run(grid, asked, tmp_path / "toy", progress=KilledIn(round_index))
     for node in grid.nodes.values():
         node.forget()  # a new run on the SuperLink has a new context on every client
-    resumed = run(grid, invitation, tmp_path / "toy")
+    resumed = run(grid, asked, tmp_path / "toy")
     assert resumed.artifact.digest == undisturbed.artifact.digest
     assert not (tmp_path / ".toy").exists()
 
