@@ -6,7 +6,7 @@ in units of the context vector's root mean square at the site, so that one learn
 layer and model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -57,6 +57,18 @@ def site_tensors(fit: SiteFit, context_vector: Tensor, values: Tensor) -> dict[T
         "scale": injection.scale,
         "shift": injection.shift,
     }
+
+
+def values_of(fit: SiteFit, context_vector: Tensor, tensors: Mapping[TensorName, Tensor]) -> Tensor:
+    """The values [layers, 2, ...] by which a task with this context vector does at the sites what
+    an artifact's tensors do; coefficients only from coefficients, with the vector in their place.
+    """
+    if fit == "coefficients":
+        return tensors["coefficients"]
+    injection = Injection.of(tensors)
+    assert injection is not None
+    scale, shift = injection.scale.expand_as(context_vector), injection.shift
+    return torch.stack([scale, shift / _size(context_vector)], dim=2)
 
 
 def _by_channel(context_vector: Tensor, values: Tensor) -> Injection:
