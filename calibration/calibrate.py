@@ -26,6 +26,7 @@ from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
 from calibration.stages.judge import NOTHING, Judgement, Measured, Trial, choose
 from calibration.stages.robust import AGGREGATORS
+from calibration.stages.start import EMPTY, Shelf, comparison
 from calibration.state import State
 from ifedicl_serve.contract.injection import TensorName
 from ifedicl_serve.contract.spec import Fit
@@ -134,8 +135,11 @@ class Calibrated:
         return tensors
 
 
-def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
-    """Fit a task to its clients' examples, on every rung that is to be tried."""
+def calibrate(
+    clients: Clients, settings: Settings, watch: Watch, shelf: Shelf = EMPTY
+) -> Calibrated:
+    """Fit a task to its clients' examples, on every rung that is to be tried; from the nearest task
+    of the shelf on, where held-out rows say that this is better."""
     state = watch.saved or State()
     rungs = tried(settings, clients.held_out)
     fits = [fit for fit in SITE_FITS if fit in {rung.fit for rung in rungs}]
@@ -144,15 +148,30 @@ def calibrate(clients: Clients, settings: Settings, watch: Watch) -> Calibrated:
         mean = aggregate_vectors(list(vectors.values()), AGGREGATORS[settings.aggregation])
         state = watch.began(State(clients.received(mean)), vectors)
     for fit in fits:
+        if fit not in state.values:
+            state = _begun(clients, state.begun(fit, settings), fit, settings, shelf)
         state = _fitted(clients, state, fit, settings, watch)
     return _climbed(clients, state, rungs, watch)
+
+
+def _begun(clients: Clients, state: State, fit: SiteFit, settings: Settings, shelf: Shelf) -> State:
+    """At the start values, or at those of the nearest task if their held-out loss is lower."""
+    assert state.context_vector is not None
+    start = shelf.nearest(fit, state.context_vector, settings)
+    afresh = clients.held_out_loss(state, fit) if start else None
+    if start is None or afresh is None:
+        return state
+    there = state.started(fit, start.values, {})
+    loss = clients.held_out_loss(there, fit)
+    assert loss is not None
+    values = start.values if loss < afresh else state.current(fit)
+    return state.started(fit, values, comparison(start, loss, afresh))
 
 
 def _fitted(
     clients: Clients, state: State, fit: SiteFit, settings: Settings, watch: Watch
 ) -> State:
     """After all rounds of what is fitted at the sites."""
-    state = state.begun(fit, settings)
     while state.rounds_done(fit) < settings.rounds:
         updates = clients.fit(state, fit)
         mean = aggregate_updates(list(updates.values()), AGGREGATORS[settings.aggregation])

@@ -6,7 +6,7 @@ model and data stands in it: a state is only ever continued by the run that made
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,15 @@ class State:
     ...], its losses, and held-out losses; warnings; and what only a federation must remember, as
     JSON holds it.
 
-    `held_out` are mean losses of channels after each round, where there are rows to tell them.
+    `held_out` are mean losses of channels after each round, where there are rows to tell them;
+    `starts` what was said of a task to begin from.
     """
 
     context_vector: Tensor | None = None
     values: dict[SiteFit, Tensor] = field(default_factory=dict)
     losses: dict[SiteFit, Losses] = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)
+    starts: dict[SiteFit, dict[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     federation: dict[str, Any] = field(default_factory=dict)
 
@@ -55,6 +57,11 @@ class State:
         return replace(
             self, values=self.values | {fit: first.unsqueeze(0)}, losses=self.losses | {fit: []}
         )
+
+    def started(self, fit: SiteFit, values: Tensor, told: Mapping[str, Any]) -> "State":
+        """With a fit at other values than it begins with, and what is told of them."""
+        begun = self.values | {fit: values.unsqueeze(0)}
+        return replace(self, values=begun, starts=self.starts | {fit: dict(told)})
 
     def rounds_done(self, fit: SiteFit) -> int:
         return len(self.losses.get(fit, []))
@@ -144,6 +151,7 @@ class StateStore:
             "fingerprint": self.fingerprint,
             "losses": state.losses,
             "held_out": state.held_out,
+            "starts": state.starts,
             "warnings": state.warnings,
             "federation": state.federation,
         }

@@ -35,7 +35,7 @@ PLACES = {
         ("$ pip install '.[calibration]'", "compared"),
         (".venv/bin/ifedicl inspect", "commands"),
         (".venv/bin/ifedicl evaluate", "commands"),
-        (".venv/bin/ifedicl export", "commands"),
+        (".venv/bin/ifedicl calibrate", "commands"),
     ],
     "docs/federating.md": [
         (".venv/bin/ifedicl partition", "commands"),

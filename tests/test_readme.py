@@ -10,7 +10,8 @@ from tests.ifedicl_serve.factory import make_artifact
 def test_ifedicl_commands_run_in_the_order_of_the_pages():
     commands = placed("commands")
     assert re.findall(r"bin/ifedicl (\w+)", "".join(block.commands for block in commands)) == [
-        "calibrate", "inspect", "evaluate", "export", "partition", "federate", "classify",
+        "calibrate", "inspect", "evaluate", "calibrate", "export",
+        "partition", "federate", "classify",
     ]  # fmt: skip
     shutil.rmtree(ROOT / "demo" / "readme", ignore_errors=True)
     for block in commands:

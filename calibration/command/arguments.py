@@ -19,6 +19,14 @@ TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 
+StartFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="A task, or a folder of tasks of the same model: the fit begins at the nearest, if "
+        "held-out rows say that this is better."
+    ),
+]
+
 Out = Annotated[Path, typer.Option(help="Folder to write the task to.")]
 
 

@@ -20,6 +20,7 @@ from calibration.command.arguments import (
     PrivacyOptions,
     PromptOptions,
     Seed,
+    StartFrom,
 )
 from calibration.command.tables import metrics_table, rungs_table
 from ifedicl_serve.command import run_command
@@ -65,6 +66,7 @@ def _calibrate(
             "exactly, so with --epsilon the rows must be public."
         ),
     ] = None,
+    start_from: StartFrom = None,
     privacy: PrivacyOptions,
     dtype: Dtype = "fp32",
     device: Device = "auto",
@@ -95,7 +97,7 @@ def _calibrate(
     task = prepare.define_task(prompt, out, prepare.task_labels(labels, clients, test))
     hooked = open_model(model, dtype, device)
     settings = prepare.settings_of(fit, privacy, hooked.num_layers, seed)
-    job = prepare.prepare_job(hooked, model, task, clients, test, settings)
+    job = prepare.prepare_job(hooked, model, task, clients, test, settings, start_from)
     _run(job, out, state or out.parent / f".{out.name}.state", report or out / "report")
 
 

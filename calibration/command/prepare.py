@@ -20,6 +20,7 @@ from calibration.ladder import rungs_of
 from calibration.model.hooked import HookedModel
 from calibration.run.local import Job, task_spec
 from calibration.settings import Settings
+from calibration.stages.start import EMPTY, Shelf
 from calibration.task import TaskDefinition, first_problem
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES
@@ -73,9 +74,12 @@ def prepare_job(
     clients: Sequence[Rows],
     test: Sequence[Example],
     settings: Settings,
+    start_from: Path | None,
 ) -> Job:
     """A job that has passed every check an artifact must pass, before any time is spent on it."""
-    job = Job(model, ModelIdentity.of(source), task, clients, test, settings)
+    identity = ModelIdentity.of(source)
+    shelf = Shelf.read(start_from, identity) if start_from else EMPTY
+    job = Job(model, identity, task, clients, test, settings, shelf)
     task.trie(model.tokenizer)
     try:
         task_spec(job)

@@ -6,7 +6,7 @@ changes nothing is 0, on any wire). Shifts are in units of the context vector's 
 the site, so that one learning rate suits every layer and model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -30,9 +30,7 @@ def first_values(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Te
     start = initial_coefficients(len(context_vector), settings.layers, settings.sites)
     if fit == "coefficients":
         return start
-    injection = fold(context_vector, start)
-    scale, shift = injection.scale.expand_as(context_vector), injection.shift
-    return torch.stack([scale - 1, shift / _size(context_vector)], dim=2)
+    return _channels(context_vector, fold(context_vector, start))
 
 
 def decay_origin(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Tensor:
@@ -57,6 +55,22 @@ def site_tensors(fit: SiteFit, context_vector: Tensor, values: Tensor) -> dict[T
         "scale": injection.scale,
         "shift": injection.shift,
     }
+
+
+def values_of(fit: SiteFit, context_vector: Tensor, tensors: Mapping[TensorName, Tensor]) -> Tensor:
+    """The values [layers, 2, ...] by which a task with this context vector does at the sites what
+    an artifact's tensors do; coefficients only from coefficients, with the vector in their place.
+    """
+    if fit == "coefficients":
+        return tensors["coefficients"]
+    injection = Injection.of(tensors)
+    assert injection is not None
+    return _channels(context_vector, injection)
+
+
+def _channels(context_vector: Tensor, injection: Injection) -> Tensor:
+    scale = injection.scale.expand_as(context_vector)
+    return torch.stack([scale - 1, injection.shift / _size(context_vector)], dim=2)
 
 
 def _by_channel(context_vector: Tensor, values: Tensor) -> Injection:

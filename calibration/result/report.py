@@ -127,6 +127,8 @@ def _fits(state: State) -> list[str]:
     sections = []
     for fit, losses in state.losses.items():
         sections += [f"## Loss: {fit}", _losses(fit, losses, state.clients)]
+    if state.starts:
+        sections += ["## Where it began", _starts(state)]
     if state.held_out:
         told = ((number, f"{loss:.4f}") for number, loss in enumerate(state.held_out, start=1))
         sections += ["On held-out rows, after each round; the lowest is kept:"]
@@ -137,6 +139,13 @@ def _fits(state: State) -> list[str]:
             f"![lambda and beta by layer and site]({COEFFICIENT_FIGURE})",
         ]
     return sections
+
+
+def _starts(state: State) -> str:
+    """The nearest task of the shelf, and whether it was the better start."""
+    header = ("fit", "nearest task", "cosine", "held-out loss there", "and afresh", "began there")
+    rows = ((fit, *told.values()) for fit, told in state.starts.items())
+    return _table(header, rows)
 
 
 def _losses(

@@ -26,6 +26,7 @@ from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
 from calibration.stages.judge import Judgement
 from calibration.stages.read import Read, held_out_loss, judge_rows, read_rows
+from calibration.stages.start import EMPTY, Shelf
 from calibration.state import State, StateStore, fingerprint
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
@@ -47,6 +48,7 @@ class Job:
     clients: Sequence[Rows]
     test: Sequence[Example]
     settings: Settings
+    shelf: Shelf = EMPTY
 
     def fingerprint(self) -> str:
         """What a saved state must have been made from to be continued."""
@@ -61,7 +63,13 @@ class Job:
             self.settings.record(),
             [[_plain(part) for part in rows] for rows in self.clients],
             _plain(self.test),
+            self.shelf.digests,
         )
+
+
+def begun_at(state: State) -> dict[str, int | float | str]:
+    """The task that each fit began at, if it was one of the shelf."""
+    return {f"{fit}_from": said["task"] for fit, said in state.starts.items() if said["taken"]}
 
 
 def _plain(examples: Sequence[Example]) -> list[tuple[str, str]]:
@@ -72,7 +80,8 @@ def task_spec(job: Job, done: Calibrated | None = None) -> TaskSpec:
     """`task.json` of a calibration in one process; before it has begun, to see whether it can be
     written."""
     shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
-    precision = str(job.model.network.dtype).split(".")[1]
+    circumstances: dict[str, int | float | str] = begun_at(done.state) if done else {}
+    circumstances["dtype"] = str(job.model.network.dtype).split(".")[1]
     return calibration_spec(
         job.task,
         job.identity,
@@ -80,7 +89,7 @@ def task_spec(job: Job, done: Calibrated | None = None) -> TaskSpec:
         job.settings,
         client_sizes=[len(rows.train) for rows in job.clients],
         vector_bytes=FLOAT32_BYTES * prod(shape),
-        circumstances={"dtype": precision},
+        circumstances=circumstances,
         done=done,
     )
 
@@ -182,7 +191,7 @@ def calibrate_here(job: Job, folder: Path, store: StateStore, progress: Progress
     """Calibrate a task, going on from a saved state if there is one, and save its artifact."""
     clients = LocalClients(job.model, job.task, job.clients, job.settings, progress)
     recorder = Recorder(job.settings, job.task.names, store.load(), store, progress)
-    done = calibrate(clients, job.settings, recorder)
+    done = calibrate(clients, job.settings, recorder, job.shelf)
     if job.test:
         progress.evaluating(len(job.test))
         measured = before_and_after(job.model, job.task, job.test, job.settings, done.tensors)

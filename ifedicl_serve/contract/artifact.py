@@ -256,13 +256,15 @@ def _refuse_touched_layers(folder: Path, artifact: Artifact) -> None:
         identity = (coefficients[..., LAMBDA] == 0) & (coefficients[..., BETA] == 1)
         if not identity[untouched].all():
             raise ArtifactError(f"{folder}: coefficients {outside} (lambda 0, beta 1)")
-    if not artifact.injection.unchanged()[untouched].all():
+    injection = Injection.of(artifact.tensors)
+    if injection is not None and not injection.unchanged()[untouched].all():
         raise ArtifactError(f"{folder}: scale and shift {outside} (scale 1, shift 0)")
 
 
 def _refuse_overflow(folder: Path, artifact: Artifact) -> None:
     """Each number may be finite and their product not: it would be served as NaN."""
-    if not artifact.injection.shift.isfinite().all():
+    injection = Injection.of(artifact.tensors)
+    if injection is not None and not injection.shift.isfinite().all():
         raise ArtifactError(
             f"{folder}: lambda times the context vector is more than float32 holds; calibrate again"
         )

@@ -13,9 +13,12 @@ UNADAPTED = "0" * 64  # in place of a digest
 
 
 def log_probs(digest, prompt_ids, token_ids):
-    """Log-softmax of logits in [0, 10] that depend on the task, the prompt and the token."""
+    """Log-softmax of logits in [0, 10] that depend on the task, the prompt and the token, no two
+    the same."""
     seed = int(digest[:4], 16) + sum((i + 1) * token for i, token in enumerate(prompt_ids))
-    logits = np.array([seed * (token + 1) % 101 / 10 for token in token_ids])
+    logits = np.array(
+        [seed * (token + 1) % 101 / 10 + i / 1000 for i, token in enumerate(token_ids)]
+    )
     return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
 
 

@@ -1,0 +1,58 @@
+"""The figures of bench/accuracy.py by hand."""
+
+import numpy as np
+import pytest
+
+from bench.accuracy import FULL, plan
+from bench.ladder.cell import calibration_error
+from bench.ladder.table import METHODS, headline, markdown, worst_below_cheap
+
+
+def cell(accuracy: float, **others: float) -> dict:
+    """Every method with one accuracy, but for some."""
+    methods = {
+        name: {
+            "accuracy": others.get(name, accuracy),
+            "log_loss": 1 - accuracy,
+            "ece": 0.1,
+            "seconds": 2.0,
+            "numbers": 1000,
+        }
+        for name in METHODS
+    }
+    methods["auto"]["rung"] = "head"
+    return {"methods": methods, "trials": {}, "seconds": {}}
+
+
+RESULTS = {
+    "subj/320/0": cell(0.8, auto=0.85, lora_8=0.84),
+    "subj/320/1": cell(0.8, auto=0.87, lora_8=0.86),
+    "emotion/320/0": cell(0.5, auto=0.49, lora_8=0.6),
+}
+
+
+def test_the_calibration_error_is_the_gap_in_each_bin():
+    """Two of confidence 0.9, one right; two of 0.6, both right: (|1 - 1.8| + |2 - 1.2|) / 4."""
+    log_probs = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    assert calibration_error(log_probs, np.array([0, 1, 0, 1])) == pytest.approx(0.4)
+
+
+def test_the_headline_is_of_means_over_sets():
+    numbers = headline(RESULTS)
+    assert numbers["auto_minus_lora_points_320"] == pytest.approx((0.86 + 0.49 - 0.85 - 0.6) * 50)
+    assert numbers["auto_minus_lora_log_loss_320"] == 0
+    assert worst_below_cheap(RESULTS, 320) == pytest.approx(1.0)
+
+
+def test_every_method_has_its_row():
+    table = markdown(RESULTS)
+    assert all(f"| {title} |" in table for title in METHODS.values())
+    assert "| LoRA, rank 8 | 85.0 ± 1.4 (0.200) | 60.0 ± 0.0 (0.500) | 72.5 (0.350) |" in table
+    assert "Auto chose: subj: head, head; emotion: head." in table
+
+
+def test_a_run_that_is_cut_short_has_something_of_everything():
+    cells = plan(FULL)
+    assert len({cell.key for cell in cells}) == len(cells)
+    assert {cell.data for cell in cells[:12]} == {cell.data for cell in cells}
+    assert all(cell.seed == 0 for cell in cells[:18])
