@@ -116,10 +116,11 @@ def test_the_page_shows_what_the_api_answers_adapted_and_unadapted(page, url):
 
 def test_the_pages_card_is_of_the_artifact_that_was_calibrated(page):
     artifact = load_artifact(ROOT / "demo" / "tasks" / "banking")
-    losses = artifact.spec.calibration.round_losses
-    assert len(losses) > 1
+    rungs = artifact.spec.calibration.rungs
+    assert len(rungs) == 9
     card = page.get_by_role("complementary")
-    expect(card.get_by_role("img")).to_have_attribute(
-        "aria-label", "Mean loss by round: " + ", ".join(f"{loss:.3f}" for loss in losses)
-    )
+    rows = card.get_by_role("table", name="Rungs tried").locator("tbody tr").all()
+    for row, rung in zip(rows, rungs, strict=True):
+        expect(row.get_by_role("cell").first).to_have_text(f"{rung.log_loss:.3f}")
+        assert ("chosen" in row.inner_text()) == (rung.name == artifact.spec.rung)
     expect(card.locator(".provenance").first).to_contain_text(artifact.digest)

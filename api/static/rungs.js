@@ -14,9 +14,7 @@ const FITTED = {
 const SERVED = {
   nothing: "While serving, the model runs as it would without the task.",
   all: "While serving, every token of a prompt is adapted.",
-  tail:
-    "While serving, only the tokens behind the text are adapted, so what is computed of the text " +
-    "is shared with other tasks.",
+  tail: "While serving, only the tokens behind the text are adapted.",
 };
 
 /** What was fitted, part by part of the rung, and what that changes at serving. */

@@ -25,7 +25,10 @@ CHANGES = [("PUT", "/v1/tasks/sst2"), ("DELETE", "/v1/tasks/sst2"), ("POST", "/v
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tasks")
+    """In a folder of its own, as tests look at what is beside it."""
+    folder = tmp_path_factory.mktemp("admin") / "tasks"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="module")
