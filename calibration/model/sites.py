@@ -26,7 +26,7 @@ TINY = 1e-6  # a site that demonstrations leave no trace at
 
 def first_values(fit: SiteFit, context_vector: Tensor, settings: Settings) -> Tensor:
     """Those before the first round. Channels begin as the injection of the coefficients' start:
-    from fitted coefficients they end no better, in twice the time (bench/results/accuracy.md)."""
+    from fitted coefficients they end no better, in twice the time (bench/results/trials.md)."""
     start = initial_coefficients(len(context_vector), settings.layers, settings.sites)
     if fit == "coefficients":
         return start

@@ -7,7 +7,7 @@
 W is the scatter within labels and v the mean variance of a coordinate: Fisher's linear
 discriminants, and from a certain strength on the nearest class mean. Which strength is right
 depends on the set and on the number of rows, so several are made and held-out rows choose.
-Measured against ridge and logistic regression in bench/results/accuracy.md.
+Measured against ridge and logistic regression in bench/results/trials.md.
 """
 
 from typing import NamedTuple

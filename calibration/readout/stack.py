@@ -19,7 +19,7 @@ import numpy.typing as npt
 from calibration.readout.statistics import Doubles
 
 SHARPNESS, TEMPERATURE, BALANCE, BIAS = 0, 1, 2, 3  # positions; the biases are last
-# Means and precisions of the priors, by bench/results/accuracy.md: weak enough for 320 rows, and
+# Means and precisions of the priors, by bench/results/trials.md: weak enough for 320 rows, and
 # what a task of 32 keeps to. The mean of `balance` leaves half of what the model says on average.
 MEANS, PRECISIONS = (1.0, 1.0, 0.5), (3.0, 10.0, 3.0)
 BIAS_PRECISION = 3.0

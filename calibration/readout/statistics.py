@@ -1,7 +1,7 @@
 """What a client tells of its rows once. Sums: they add up over clients, whoever holds which row.
 
 Second moments are what costs: of large models only blocks along the diagonal are told, whose loss
-is small (bench/results/accuracy.md).
+is small (bench/results/trials.md).
 """
 
 from __future__ import annotations

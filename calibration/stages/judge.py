@@ -95,7 +95,7 @@ def choose(
 
     Of rungs that do the same at the sites, and so cost the same to serve, the one of the lowest
     loss; of those, the simplest within one standard error of the best. Held to among readouts, the
-    standard error would keep 32 rows at zero-shot (bench/results/accuracy.md).
+    standard error would keep 32 rows at zero-shot (bench/results/trials.md).
     """
     losses = dict(zip(compared, judgement.losses, strict=True))
     best = compared.index(min(rungs, key=losses.__getitem__))
