@@ -3,6 +3,8 @@
 Tolerance 1e-4 in log-probability, float32: folding only reorders float32 operations.
 """
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +65,27 @@ def scores(model: HookedModel, task: TaskDefinition) -> np.ndarray:
     return label_log_probs(model, prompts, task.trie(model.tokenizer))
 
 
-def agree(model: HookedModel, folder: Path, task: TaskDefinition, out: Path, layers, sites) -> str:
+def by_channel(artifact: Artifact) -> Artifact:
+    """The same with a scale of its own for every channel."""
+    scale, shift = artifact.injection.scale, artifact.injection.shift
+    drawn = torch.rand(shift.shape, generator=torch.Generator().manual_seed(3)) + 0.5
+    untouched = artifact.injection.unchanged().unsqueeze(-1)
+    tensors = {"scale": torch.where(untouched, scale, drawn), "shift": shift}
+    spec = artifact.spec.model_copy(update={"tensors": tuple(tensors)})
+    return Artifact(spec, tensors, digest="")
+
+
+def agree(
+    model: HookedModel,
+    folder: Path,
+    task: TaskDefinition,
+    out: Path,
+    layers,
+    sites,
+    change: Callable[[Artifact], Artifact] = lambda artifact: artifact,
+) -> str:
     """Check that fused equals injected and differs from the base; return the architecture."""
-    artifact = random_artifact(model, folder, task, layers, sites)
+    artifact = change(random_artifact(model, folder, task, layers, sites))
     export_fused(model, str(folder), artifact, out)
     mask = adapted_mask(model.num_layers, layers, sites)
     with injected(model, artifact.injection, mask):
@@ -94,6 +114,28 @@ def test_qwen2_is_written_as_a_llama(qwen2, task, tmp_path, last, sites) -> None
     layers = tuple(range(4))[-last:]
     name = agree(qwen2, TINY_QWEN2, task, tmp_path / "fused", layers, sites)
     assert name == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("sites", [("attn", "mlp"), ("mlp",)])
+def test_a_scale_per_channel(llama, llama_folder, task, tmp_path, sites) -> None:
+    out = tmp_path / "fused"
+    name = agree(llama, llama_folder, task, out, (1, 2), sites, by_channel)
+    assert name == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("change", "has"),
+    [
+        ({"extent": "tail"}, "adapts the tail of a prompt alone"),
+        ({"tensors": ("bias", "scale", "sharpness", "shift")}, "has a readout"),
+    ],
+)
+def test_what_no_plain_checkpoint_can_is_refused(llama, llama_folder, task, tmp_path, change, has):
+    artifact = random_artifact(llama, llama_folder, task, (2,), ("mlp",))
+    artifact = dataclasses.replace(artifact, spec=artifact.spec.model_copy(update=change))
+    with pytest.raises(ModelError, match=f"{has}, which no plain checkpoint can; serve the art"):
+        export_fused(llama, str(llama_folder), artifact, tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
 
 
 def test_qwen3_carries_attention_but_not_the_mlp(qwen3, qwen3_folder, task, tmp_path) -> None:
