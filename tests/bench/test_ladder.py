@@ -56,3 +56,11 @@ def test_a_run_that_is_cut_short_has_something_of_everything():
     assert len({cell.key for cell in cells}) == len(cells)
     assert {cell.data for cell in cells[:12]} == {cell.data for cell in cells}
     assert all(cell.seed == 0 for cell in cells[:18])
+
+
+def test_a_run_of_ours_alone_has_no_rows_of_rivals():
+    """`--extent tail` measures none."""
+    methods = {name: one for name, one in cell(0.8)["methods"].items() if "lora" not in name}
+    table = markdown({"subj/320/0": {"methods": methods}})
+    assert "| **auto** | 80.0" in table
+    assert "LoRA" not in table
