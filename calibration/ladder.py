@@ -60,7 +60,7 @@ def rungs_of(fit: FitChoice, readout: ReadoutChoice) -> tuple[Rung, ...]:
     )
 
 
-class Asked(Protocol):
+class Choices(Protocol):
     """What settings say of rungs."""
 
     @property
@@ -75,7 +75,7 @@ class Asked(Protocol):
     def private(self) -> bool: ...
 
 
-def allowed(settings: Asked) -> tuple[Rung, ...]:
+def allowed(settings: Choices) -> tuple[Rung, ...]:
     """Those of the rungs that were asked for that clients can fit. Raises DataError for none.
 
     A readout is fitted from sums over clients: they are not private yet, and in a sum nobody is
@@ -97,7 +97,7 @@ def allowed(settings: Asked) -> tuple[Rung, ...]:
     return without
 
 
-def tried(settings: Asked, held_out: int) -> tuple[Rung, ...]:
+def tried(settings: Choices, held_out: int) -> tuple[Rung, ...]:
     """Of the rungs that are allowed, those that so many held-out rows can tell apart.
 
     If all that is left is to fit nothing, it is the paper's. Private clients tell nothing of

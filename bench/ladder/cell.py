@@ -16,16 +16,16 @@ from calibration.calibrate import Calibrated, Watch, calibrate
 from calibration.data.examples import split_held_out
 from calibration.data.rows import Rows
 from calibration.ladder import LADDER
-from calibration.model.hooked import HookedModel, injected
+from calibration.model.hooked import HookedModel
 from calibration.model.score import Features
-from calibration.readout.stack import log_softmax
 from calibration.result.record import numbers
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
 from calibration.settings import SITE_FITS, Settings
 from calibration.stages.evaluate import Evaluation, read_out
-from ifedicl_serve.contract.injection import SITES, Injection, TensorName, adapted_mask
-from ifedicl_serve.contract.readout import Readout
+from calibration.stages.read import features_of
+from ifedicl_serve.contract.injection import SITES, TensorName
+from ifedicl_serve.contract.readout import Readout, log_softmax
 
 HELD_OUT = 0.2
 SHOTS = (8, 16)
@@ -50,7 +50,7 @@ def measure(
     rows = Rows(*split_held_out(drawn, HELD_OUT, seed))
     evaluation = Evaluation(model, data.task, data.test)
     bare = evaluation.features(evaluation.texts)
-    measured = ours(model, evaluation, rows, settings, bare)
+    measured = ours(model, data, evaluation, rows, settings, bare)
     if extent_only:
         return measured
     measured["methods"] |= rivals(evaluation, rows, bare, seed)
@@ -64,13 +64,18 @@ def measure(
 
 
 def ours(
-    model: HookedModel, evaluation: Evaluation, rows: Rows, settings: Settings, bare: Features
+    model: HookedModel,
+    data: DataSet,
+    evaluation: Evaluation,
+    rows: Rows,
+    settings: Settings,
+    bare: Features,
 ) -> dict[str, Any]:
     """Every rung on the test rows; what held-out rows said of each, and which they choose."""
     progress = Progress()
 
     def run(settings: Settings) -> Calibrated:
-        clients = LocalClients(model, evaluation.task, [rows], settings, progress)
+        clients = LocalClients(model, data.task, [rows], settings, progress)
         return calibrate(clients, settings, Watch())
 
     done = run(replace(settings, least_held_out=1))
@@ -79,7 +84,8 @@ def ours(
     progress.done()
     shape = model.num_layers, len(SITES), model.hidden_size
     texts = {"none": bare} | {
-        fit: adapted(evaluation, done.state.injection(fit), settings) for fit in SITE_FITS
+        fit: features_of(model, data.task, data.test, done.state.injection(fit), settings)
+        for fit in SITE_FITS
     }
     methods = {
         rung.name: scored(evaluation, read(texts[rung.fit], done.tensors_of(rung)))
@@ -93,14 +99,6 @@ def ours(
         for trial in done.trials
     }
     return {"methods": methods, "trials": trials, "seconds": progress.seconds}
-
-
-def adapted(evaluation: Evaluation, injection: Injection | None, settings: Settings) -> Features:
-    """What the model says of the test rows under an injection."""
-    assert injection is not None
-    mask = adapted_mask(evaluation.model.num_layers, settings.layers, settings.sites)
-    with injected(evaluation.model, injection, mask, settings.extent):
-        return evaluation.features(evaluation.texts)
 
 
 def rivals(evaluation: Evaluation, rows: Rows, bare: Features, seed: int) -> dict[str, Any]:

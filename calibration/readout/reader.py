@@ -9,8 +9,9 @@ import numpy.typing as npt
 from calibration.model.score import Features
 from calibration.readout.directions import STRENGTHS, directions
 from calibration.readout.folds import FOLDS
-from calibration.readout.stack import Asked, Curvature, Doubles, curvature, log_softmax, logits
+from calibration.readout.stack import Asked, Curvature, Doubles, curvature, logits
 from calibration.readout.statistics import Statistics, total
+from ifedicl_serve.contract.readout import log_softmax
 
 
 class Reader:

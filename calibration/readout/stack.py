@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.readout.statistics import Doubles
+from ifedicl_serve.contract.readout import log_softmax
 
 SHARPNESS, TEMPERATURE, BALANCE, BIAS = 0, 1, 2, 3  # positions; the biases are last
 # Means and precisions of the priors, by bench/results/trials.md: weak enough for 320 rows, and
@@ -158,9 +159,3 @@ class Prior:
         gradient = at.gradient + self.precision * (theta - self.mean)
         step = np.linalg.solve(at.hessian + np.diag(self.precision), gradient)
         return step, float(gradient @ step)
-
-
-def log_softmax(logits: Doubles) -> Doubles:
-    """Normalise the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

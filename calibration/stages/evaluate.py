@@ -15,13 +15,13 @@ from calibration.data.demonstrations import choose_demonstrations
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel, injected
 from calibration.model.score import Features, FloatArray, label_features, label_log_probs
-from calibration.readout.stack import log_softmax
 from calibration.settings import Settings
 from calibration.stages.judge import DIGITS, Measured, Metrics
+from calibration.stages.read import features_of
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.injection import Injection, TensorName, adapted_mask
-from ifedicl_serve.contract.readout import Readout, row_scores
+from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
 from ifedicl_serve.contract.spec import Extent
 
 
@@ -114,12 +114,8 @@ def before_and_after(
     """Zero-shot metrics and those of a task's tensors, on examples that it was not made of."""
     evaluation = Evaluation(model, task, examples)
     before = evaluation.zero_shot()
-    injection, readout = Injection.of(tensors), Readout.of(tensors)
-    if injection is None:
-        after = read_out(evaluation.features(evaluation.texts), readout)
-    else:
-        mask = adapted_mask(model.num_layers, settings.layers, settings.sites)
-        after = evaluation.adapted(injection, mask, settings.extent, readout)
+    features = features_of(model, task, examples, Injection.of(tensors), settings)
+    after = read_out(features, Readout.of(tensors))
     return Measured(evaluation.metrics(before), evaluation.metrics(after), len(examples))
 
 

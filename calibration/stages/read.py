@@ -19,11 +19,11 @@ from calibration.model.score import Features, label_features
 from calibration.readout.fit import Stack
 from calibration.readout.folds import folds_of
 from calibration.readout.reader import Reader
-from calibration.readout.stack import log_softmax
 from calibration.settings import Settings
 from calibration.stages.judge import Judgement
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import Injection, adapted_mask
+from ifedicl_serve.contract.readout import log_softmax
 
 
 class Read(NamedTuple):

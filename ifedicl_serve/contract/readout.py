@@ -44,8 +44,13 @@ class Readout:
         logits = self.sharpness * log_probs.astype(np.float64) + self.bias
         if row_scores is not None:
             logits = logits + row_scores
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        return log_softmax(logits)
+
+
+def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Normalise the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def row_scores(hidden: Tensor, label_rows: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Knows what a valid task is; where its file lies and what its digest is, `artifac
 older release wrote, `schema_1` turns into this.
 """
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,7 +16,6 @@ SCHEMA_VERSION: Literal[2] = 2
 MAX_LABELS = 1000
 
 Extent = Literal["all", "tail"]
-EXTENTS: tuple[Extent, ...] = get_args(Extent)
 Fit = Literal["none", "coefficients", "channels"]
 ReadoutKind = Literal["none", "bias", "head"]
 # What of a rung's tensors stands together. Any task may keep the context vector it is found by.

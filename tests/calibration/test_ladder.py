@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from calibration.ladder import LADDER, ZERO_SHOT, Rung, rungs_of, tried
-from calibration.readout.stack import log_softmax
 from calibration.settings import Settings
 from calibration.stages.judge import Judgement, choose
+from ifedicl_serve.contract.readout import log_softmax
 from ifedicl_serve.errors import DataError
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 1, 1])

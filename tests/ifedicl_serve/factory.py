@@ -3,15 +3,22 @@
 import hashlib
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
-from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, save_artifact
+from ifedicl_serve.contract.artifact import (
+    TASK_FILE,
+    VECTORS_FILE,
+    load_artifact,
+    save_artifact,
+)
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES, adapted_mask, initial_coefficients
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import CalibrationRecord, Label, TaskSpec
+from ifedicl_serve.errors import ArtifactError
 
 MODEL = ModelIdentity(
     name="base",
@@ -76,6 +83,13 @@ def make_artifact(folder, seed=0, rung="coefficients", **changes):
     """Write a task of a rung to `folder`; `changes` are those of make_spec."""
     spec = make_spec(**changes)
     return save_artifact(spec, make_rung(rung, spec, seed), folder)
+
+
+def refusal(folder):
+    """Why an artifact is not loaded."""
+    with pytest.raises(ArtifactError) as caught:
+        load_artifact(folder)
+    return str(caught.value)
 
 
 def edit_task(folder, **changes):

@@ -20,11 +20,10 @@ from calibration.readout.stack import (
     Prior,
     curvature,
     fit_stacks,
-    log_softmax,
     logits,
 )
 from calibration.readout.statistics import Statistics, block_size, total
-from ifedicl_serve.contract.readout import Readout, row_scores
+from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
 
 LABELS, HIDDEN = 3, 8
 

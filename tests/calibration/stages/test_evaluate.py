@@ -5,9 +5,10 @@ import pytest
 
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
-from calibration.stages.evaluate import Evaluation, log_softmax, metrics
+from calibration.stages.evaluate import Evaluation, metrics
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import Injection
+from ifedicl_serve.contract.readout import log_softmax
 
 
 def test_metrics_by_hand() -> None:

@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from ifedicl_serve.contract.artifact import load_artifact, max_vectors_bytes, save_artifact
-from ifedicl_serve.errors import ArtifactError
 from tests.ifedicl_serve.factory import (
     HIDDEN,
     LAYERS,
@@ -16,6 +15,7 @@ from tests.ifedicl_serve.factory import (
     make_artifact,
     make_rung,
     make_spec,
+    refusal,
 )
 
 RUNGS = {
@@ -32,12 +32,6 @@ RUNGS = {
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "sst2"
-
-
-def refusal(folder):
-    with pytest.raises(ArtifactError) as caught:
-        load_artifact(folder)
-    return str(caught.value)
 
 
 def save_rung(name, folder):

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ifedicl_serve.contract.artifact import TASK_FILE, load_artifact
-from ifedicl_serve.errors import ArtifactError
-from tests.ifedicl_serve.factory import edit_task, make_artifact
+from tests.ifedicl_serve.factory import edit_task, make_artifact, refusal
 
 
 @pytest.fixture
@@ -21,12 +20,6 @@ def folder(tmp_path):
     prompt = {"template": "Review: {text}\nSentiment:", "separator": "\n\n"}
     path.write_text(json.dumps(task | {"schema_version": 1, "prompt": prompt}, indent=2))
     return tmp_path / "sst2"
-
-
-def refusal(folder):
-    with pytest.raises(ArtifactError) as caught:
-        load_artifact(folder)
-    return str(caught.value)
 
 
 def test_it_is_the_same_task(folder, tmp_path):
