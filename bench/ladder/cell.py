@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from bench.ladder.lora import tuned_lora
 from calibration.calibrate import Calibrated, Watch, calibrate
 from calibration.data.examples import split_held_out
 from calibration.data.rows import Rows
-from calibration.ladder import LADDER
+from calibration.ladder import LADDER, Rung
 from calibration.model.hooked import HookedModel
 from calibration.model.score import Features
 from calibration.result.record import numbers
@@ -71,17 +72,19 @@ def ours(
     settings: Settings,
     bare: Features,
 ) -> dict[str, Any]:
-    """Every rung on the test rows; what held-out rows said of each, and which they choose."""
-    progress = Progress()
+    """Every rung on the test rows, with the seconds of a core and the numbers it took; what
+    held-out rows said of each, and which they choose."""
 
-    def run(settings: Settings) -> Calibrated:
+    def run(settings: Settings) -> tuple[Calibrated, dict[str, float]]:
+        progress = Progress(time.process_time)
         clients = LocalClients(model, data.task, [rows], settings, progress)
-        return calibrate(clients, settings, Watch())
+        done = calibrate(clients, settings, Watch())
+        progress.done()
+        return done, progress.seconds
 
-    done = run(replace(settings, least_held_out=1))
+    done, seconds = run(replace(settings, least_held_out=1))
     few = len(rows.held_out) < settings.least_held_out
-    auto = run(settings) if few else done
-    progress.done()
+    auto, took = run(settings) if few else (done, seconds)
     shape = model.num_layers, len(SITES), model.hidden_size
     texts = {"none": bare} | {
         fit: features_of(model, data.task, data.test, done.state.injection(fit), settings)
@@ -89,16 +92,29 @@ def ours(
     }
     methods = {
         rung.name: scored(evaluation, read(texts[rung.fit], done.tensors_of(rung)))
-        | {"numbers": numbers(rung, done.labels, shape)}
+        | {"seconds": seconds_of(rung, seconds), "numbers": numbers(rung, done.labels, shape)}
         for rung in LADDER
     }
     chosen = read(texts[auto.rung.fit], auto.tensors)
-    methods["auto"] = scored(evaluation, chosen) | {"rung": auto.rung.name}
+    took_all = {"seconds": round(sum(took.values()), 2), "rung": auto.rung.name}
+    methods["auto"] = scored(evaluation, chosen) | took_all
     trials = {
         trial.rung.name: {**trial.metrics, "excess": trial.excess, "error": trial.standard_error}
         for trial in done.trials
     }
-    return {"methods": methods, "trials": trials, "seconds": progress.seconds}
+    return {"methods": methods, "trials": trials}
+
+
+def seconds_of(rung: Rung, stages: Mapping[str, float]) -> float:
+    """What a rung takes, of the seconds of the stages in which all rungs were fitted."""
+    needed = (
+        ["read" if rung.fit == "none" else f"read {rung.fit}"] if rung.readout != "none" else []
+    )
+    if rung.fit != "none":
+        needed += ["extract", f"fit {rung.fit}"]
+    if rung.fit == "channels":
+        needed.append("evaluate")
+    return round(sum(stages.get(stage, 0.0) for stage in needed), 2)
 
 
 def rivals(evaluation: Evaluation, rows: Rows, bare: Features, seed: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Calibration calls these methods; who shows what (a console, Flower's log) overri
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from calibration.settings import SiteFit
 from calibration.stages.fit import OnStep
@@ -12,9 +12,10 @@ from ifedicl_serve.contract.spec import Fit
 
 
 class Progress:
-    """Keeps the time of each stage and shows nothing."""
+    """Keeps the seconds of each stage, by a clock, and shows nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
         self.seconds: dict[str, float] = {}
         self._stage: str | None = None
         self._since = 0.0
@@ -49,7 +50,7 @@ class Progress:
         self._enter(None)
 
     def _enter(self, stage: str | None) -> None:
-        now = time.monotonic()
+        now = self.clock()
         if self._stage is not None:
             self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
