@@ -2,10 +2,11 @@
 
 Zero-shot; zero-shot with the mean label logit removed (contextual calibration, arXiv 2102.09690:
 the honest cheap rival); 8- and 16-shot prompts; every rung of the ladder, and the one that `auto`
-chooses; LoRA of rank 8 and 1, its learning rate and its round chosen by the same held-out rows as
-ours, without and with the same readout on top. All see the same training rows and are scored by
-the same code on the same test rows. A seed draws the training rows, the demonstrations and the
-batches; the test rows stay.
+chooses; LoRA of rank 8 and 1, its round chosen by the same held-out rows as ours and its learning
+rate by those of seed 0 for each data set and number of rows (ours has one for all), without and
+with the same readout on top. All see the same training rows and are scored by the same code on
+the same test rows. A seed draws the training rows, the demonstrations and the batches; the test
+rows stay.
 
     python -m bench.accuracy --data DIR --model PATH [--quick] [--resume] --json FILE
 
@@ -16,8 +17,9 @@ ours alone, adapting the tail of a prompt; name another file for it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +29,7 @@ from bench.common.data_sets import OTHERS, PAPER, load_data_set
 from bench.common.report import machine, options, show_headline
 from bench.common.store import Store
 from bench.ladder.cell import measure
+from bench.ladder.lora import RANKS, RATES
 from bench.ladder.table import headline, markdown
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
@@ -80,7 +83,27 @@ def base_model(source: str) -> HookedModel:
     return open_model(source, "fp32", "cpu")
 
 
-def run(source: str, folder: Path, size: Size, extent: str, cell: Cell) -> dict[str, Any]:
+def rates(results: Mapping[str, Any], extent: str, cell: Cell) -> dict[int, Sequence[float]]:
+    """LoRA's learning rates to try, by rank: for seed 0 all, then the one that it has chosen.
+
+    It adapts every token, so that it is not measured beside what adapts the tail.
+    """
+    if extent == "tail":
+        return {}
+    if cell.seed == 0:
+        return dict.fromkeys(RANKS, RATES)
+    methods = results[replace(cell, seed=0).key]["methods"]
+    return {rank: (methods[f"lora_{rank}"]["rate"],) for rank in RANKS}
+
+
+def run(
+    source: str,
+    folder: Path,
+    size: Size,
+    extent: str,
+    cell: Cell,
+    lora_rates: Mapping[int, Sequence[float]],
+) -> dict[str, Any]:
     """One cell."""
     model = base_model(source)
     settings = Settings(
@@ -91,7 +114,7 @@ def run(source: str, folder: Path, size: Size, extent: str, cell: Cell) -> dict[
         seed=cell.seed,
     )
     data = load_data_set(folder, cell.data, size.test)
-    return measure(model, source, data, cell.rows, settings, extent_only=extent == "tail")
+    return measure(model, source, data, cell.rows, settings, lora_rates)
 
 
 def main() -> None:
@@ -107,13 +130,16 @@ def main() -> None:
     settings = {"model": Path(args.model).name, "extent": args.extent, "size": asdict(size)}
     store = Store(args.json, settings, args.resume)
     cells = [cell for cell in plan(size) if cell.key not in store.results]
+    tuning = [cell for cell in cells if cell.seed == 0]
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        asked = {
-            pool.submit(run, args.model, args.data, size, args.extent, cell): cell for cell in cells
-        }
-        for done in as_completed(asked):
-            store.add(asked[done].key, done.result())
-            print(f"{len(store.results)} of {len(plan(size))}: {asked[done].key}", flush=True)
+        for some in (tuning, cells[len(tuning) :]):
+            asked = {}
+            for cell in some:
+                lora = rates(store.results, args.extent, cell)
+                asked[pool.submit(run, args.model, args.data, size, args.extent, cell, lora)] = cell
+            for done in as_completed(asked):
+                store.add(asked[done].key, done.result())
+                print(f"{len(store.results)} of {len(plan(size))}: {asked[done].key}", flush=True)
     numbers = headline(store.results) if args.extent == "all" else {}
     store.write({"headline": numbers, "machine": machine(), "versions": versions()})
     if args.json:

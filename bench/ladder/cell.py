@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,6 @@ from ifedicl_serve.contract.readout import Readout, log_softmax
 
 HELD_OUT = 0.2
 SHOTS = (8, 16)
-RANKS = (8, 1)
 BINS = 15  # of the expected calibration error
 
 
@@ -40,11 +39,11 @@ def measure(
     data: DataSet,
     count: int,
     settings: Settings,
-    extent_only: bool,
+    lora_rates: Mapping[int, Sequence[float]],
 ) -> dict[str, Any]:
     """Metrics on the test rows of every method, and what held-out rows said of ours.
 
-    With `extent_only` what is fitted at the sites alone.
+    `lora_rates` are the learning rates to try, by rank; without them no rival is measured.
     """
     seed = settings.seed
     drawn = random.Random(seed).sample(list(data.train), count)
@@ -52,11 +51,11 @@ def measure(
     evaluation = Evaluation(model, data.task, data.test)
     bare = evaluation.features(evaluation.texts)
     measured = ours(model, data, evaluation, rows, settings, bare)
-    if extent_only:
+    if not lora_rates:
         return measured
     measured["methods"] |= rivals(evaluation, rows, bare, seed)
-    for rank in RANKS:
-        found = tuned_lora(source, data, rows, settings, rank)
+    for rank, rates in lora_rates.items():
+        found = tuned_lora(source, data, rows, settings, rank, rates)
         for name in ("plain", "with_bias"):
             scores = found.pop(name)
             key = f"lora_{rank}" + ("+bias" if name == "with_bias" else "")

@@ -1,6 +1,6 @@
 """The rival: LoRA on the same rows, tuned as carefully as ours.
 
-The same steps, batches, loss, schedule and held-out rows as `channels`; of three learning rates
+The same steps, batches, loss, schedule and held-out rows as `channels`; of some learning rates
 and every round the one of the lowest held-out loss, and then the same readout (`bias`) from the
 same held-out rows. What is measured without the readout is LoRA as it is commonly reported.
 """
@@ -8,6 +8,7 @@ same held-out rows. What is measured without the readout is LoRA as it is common
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,17 +27,23 @@ from calibration.stages.evaluate import Evaluation, read_out
 from calibration.stages.read import features_of
 from ifedicl_serve.contract.readout import Readout
 
+RANKS = (8, 1)
 RATES = (1e-3, 3e-3, 1e-2)
 
 
 def tuned_lora(
-    source: str, data: DataSet, rows: Rows, settings: Settings, rank: int
+    source: str,
+    data: DataSet,
+    rows: Rows,
+    settings: Settings,
+    rank: int,
+    rates: Sequence[float],
 ) -> dict[str, Any]:
     """Test scores [rows, labels] without and with the readout, and what it took."""
     started = time.process_time()
     labels = np.array(data.task.indices(rows.held_out))
     best: tuple[float, dict[str, Any]] | None = None
-    for rate in RATES:
+    for rate in rates:
         lora, rated = Lora(rate, rank), replace(settings, learning_rate=rate)
         model, parameters = add_adapters(open_model(source, "fp32", "cpu"), lora, settings.seed)
         for number in range(settings.rounds):
