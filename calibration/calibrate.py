@@ -2,7 +2,7 @@
 
     client vectors -> FedAvg -> rounds of (fit, FedAvg)    coefficients, channels
     class sums -> small rounds of sums                     bias, head
-    held-out losses -> the rung to keep
+    held-out losses -> the rung to keep                    (private clients: the only one)
 
 One loop for clients in this process (`run.local`), on machines of their own
 (`federation.coordinator.clients`) and in the benches (bench/federation/rounds.py). Where the
@@ -18,8 +18,9 @@ from torch import Tensor
 from calibration.ladder import ZERO_SHOT, Rung, tried
 from calibration.model.sites import site_tensors
 from calibration.readout.fit import Stack, Told, fit_readout, readout_tensors
-from calibration.readout.metered import Metered
-from calibration.readout.statistics import Statistics, total
+from calibration.readout.metered import Metered, MeteredNoisy
+from calibration.readout.noisy import NoisyTold, fit_noisy_readout
+from calibration.readout.statistics import total
 from calibration.settings import SITE_FITS, Settings, SiteFit
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.extract import ClientVector
@@ -70,6 +71,10 @@ class Clients(Protocol):
         """Their rows' features under a fit, to make readouts of."""
         ...
 
+    def private_readers(self, state: State, fit: Fit) -> NoisyTold:
+        """The same of private clients, of all rows they fit to."""
+        ...
+
     def judge(self, rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]) -> Judgement:
         """The rungs on held-out rows, out of fold."""
         ...
@@ -95,28 +100,19 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Readouts:
-    """Those that were fitted: what was told of the rows under each fit, and how much of it each
-    rung has."""
-
-    told: Mapping[Fit, Sequence[Statistics]]
-    stacks: Mapping[Rung, Stack]
-
-
-@dataclass(frozen=True)
 class Calibrated:
     """What a calibration arrives at: the rung that was chosen, the rungs that were tried with what
     was said of each (none: there were no rows to judge by), and the metrics of zero-shot and of the
-    chosen one on so many rows, each predicted by what was fitted to others. `sums` counts what
-    fitting readouts costs a client on a wire."""
+    chosen one on so many rows, each predicted by what was fitted to others. `readouts` are the
+    tensors of every rung that has one; `sums` counts what fitting them costs a client on a wire."""
 
     state: State
-    readouts: Readouts
+    readouts: Mapping[Rung, dict[TensorName, Tensor]]
     rung: Rung
     labels: int
     trials: Sequence[Trial]
     measured: Measured
-    sums: Metered
+    sums: Metered | MeteredNoisy
 
     @property
     def tensors(self) -> dict[TensorName, Tensor]:
@@ -126,13 +122,11 @@ class Calibrated:
     def tensors_of(self, rung: Rung) -> dict[TensorName, Tensor]:
         """Those of a rung that was tried."""
         tensors: dict[TensorName, Tensor] = {}
-        vector, stack = self.state.context_vector, self.readouts.stacks.get(rung)
+        vector = self.state.context_vector
         if rung.fit != "none":
             assert vector is not None
             tensors |= site_tensors(rung.fit, vector, self.state.best(rung.fit))
-        if stack is not None:
-            tensors |= readout_tensors(self.readouts.told[rung.fit], stack, rung.readout)
-        return tensors
+        return tensors | self.readouts.get(rung, {})
 
 
 def calibrate(
@@ -151,6 +145,8 @@ def calibrate(
         if fit not in state.values:
             state = _begun(clients, state.begun(fit, settings), fit, settings, shelf)
         state = _fitted(clients, state, fit, settings, watch)
+    if settings.private:
+        return _unjudged(clients, state, *rungs)
     return _climbed(clients, state, rungs, watch)
 
 
@@ -184,23 +180,35 @@ def _fitted(
     return state
 
 
+def _unjudged(clients: Clients, state: State, rung: Rung) -> Calibrated:
+    """With the only rung of private clients, who tell nothing that it could be judged by."""
+    if rung.readout == "none":
+        return Calibrated(state, {}, rung, clients.labels, [], NOTHING, Metered())
+    readers = MeteredNoisy(clients.private_readers(state, rung.fit))
+    told = readers.statistics()
+    readers.learn(told)
+    readouts = {rung: fit_noisy_readout(readers, told, rung.readout)}
+    return Calibrated(state, readouts, rung, clients.labels, [], NOTHING, readers)
+
+
 def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch) -> Calibrated:
     """Readouts for all rungs that have one, and the choice."""
     judging = clients.held_out > 0 or all(rung.fit == "none" for rung in rungs)
     compared = rungs if ZERO_SHOT in rungs or not judging else (ZERO_SHOT, *rungs)
     stacks: dict[Rung, Stack] = {}
-    told: dict[Fit, list[Statistics]] = {}
+    readouts: dict[Rung, dict[TensorName, Tensor]] = {}
     sums = Metered()
     for fit in dict.fromkeys(rung.fit for rung in compared):
         with_readout = [rung for rung in rungs if rung.fit == fit and rung.readout != "none"]
         if judging or with_readout:
             readers = sums.of(clients.readers(state, fit, rungs))
         if with_readout:
-            told[fit] = readers.statistics()
-            state = watch.told(state, total(told[fit]).counts.tolist())
-            readers.learn(told[fit])
+            told = readers.statistics()
+            state = watch.told(state, total(told).counts.tolist())
+            readers.learn(told)
         for rung in with_readout:
             stacks[rung] = fit_readout(readers, clients.labels, rung.readout)
+            readouts[rung] = readout_tensors(told, stacks[rung], rung.readout)
     rung, measured = rungs[-1], NOTHING
     trials: list[Trial] = []
     if judging:
@@ -208,4 +216,4 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch
         rung, trials = choose(judgement, compared, rungs)
         before, after = (judgement.metrics(compared.index(one)) for one in (ZERO_SHOT, rung))
         measured = Measured(before, after, judgement.rows)
-    return Calibrated(state, Readouts(told, stacks), rung, clients.labels, trials, measured, sums)
+    return Calibrated(state, readouts, rung, clients.labels, trials, measured, sums)

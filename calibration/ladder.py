@@ -78,33 +78,39 @@ class Choices(Protocol):
 def allowed(settings: Choices) -> tuple[Rung, ...]:
     """Those of the rungs that were asked for that clients can fit. Raises DataError for none.
 
-    A readout is fitted from sums over clients: they are not private yet, and in a sum nobody is
-    outvoted.
+    A readout is fitted from sums over clients, in which nobody is outvoted.
     """
     rungs = rungs_of(settings.fit, settings.readout)
-    if not settings.private and settings.aggregation == "fedavg":
+    if settings.aggregation == "fedavg":
         return rungs
     without = tuple(rung for rung in rungs if rung.readout == "none")
     if not without:
-        asked = f"readout {rungs[0].readout!r} is fitted from sums over clients"
-        instead = "fit coefficients or channels with --readout none"
-        if settings.private:
-            raise DataError(f"{asked}, which are not private yet; with --epsilon {instead}")
         raise DataError(
-            f"{asked}, where {settings.aggregation} outvotes nobody; aggregate with fedavg, or "
-            f"{instead}"
+            f"readout {rungs[0].readout!r} is fitted from sums over clients, where "
+            f"{settings.aggregation} outvotes nobody; aggregate with fedavg, or fit coefficients "
+            "or channels with --readout none"
         )
     return without
+
+
+def private_rung(settings: Choices) -> Rung:
+    """The only one that private clients fit: they tell nothing to choose by, and every other would
+    spend of their budget. Where it is left open, the paper's, and no readout."""
+    rungs = allowed(settings)
+    if PAPERS in rungs:
+        return PAPERS
+    return next((rung for rung in rungs if "none" in rung), rungs[-1])
 
 
 def tried(settings: Choices, held_out: int) -> tuple[Rung, ...]:
     """Of the rungs that are allowed, those that so many held-out rows can tell apart.
 
-    If all that is left is to fit nothing, it is the paper's. Private clients tell nothing of
-    held-out rows.
+    If all that is left is to fit nothing, it is the paper's.
     """
+    if settings.private:
+        return (private_rung(settings),)
     rungs = allowed(settings)
-    if settings.fit == "auto" and (settings.private or held_out < settings.least_held_out):
+    if settings.fit == "auto" and held_out < settings.least_held_out:
         bare = tuple(rung for rung in rungs if rung.fit == "none")
         return (PAPERS,) if bare == (ZERO_SHOT,) else bare
     if held_out == 0:

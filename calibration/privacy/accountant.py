@@ -1,13 +1,16 @@
 """How much noise a client needs for its (epsilon, delta): Google's dp-accounting, asked once.
 
-A client's whole history is one Gaussian release of its vector, and a Poisson-sampled Gaussian
-release in every local step of every round. Renyi accounting: its noise is 7 % above what
-privacy loss distributions would allow, and it takes a second where they take half a minute.
+A client's whole history is what its rung takes: a Gaussian release of its vector and a
+Poisson-sampled one in every local step of every round; of a readout, a Gaussian release of sums and
+one of a gradient in every step of the fit. Renyi accounting: its noise is 7 % above what privacy
+loss distributions would allow, and it takes a second where they take half a minute.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+from calibration.ladder import private_rung
+from calibration.readout.noisy import STEPS
 from calibration.settings import Settings
 from ifedicl_serve.errors import DataError
 
@@ -17,19 +20,36 @@ ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512)
 # A multiplier to search from: the vector's release alone then spends more than epsilon 100.
 LEAST_NOISE = 0.1
 
+# Of a readout's gradients over everything else's: they are few numbers, whose noise the fit evens
+# out, where sums over a hidden size of numbers need theirs small.
+GRADIENT_NOISE = 4.0
+
+
+class Releases(NamedTuple):
+    """How often a client tells something of all its examples at once (its vector, its sums), makes
+    a local step, and tells a readout's gradient."""
+
+    whole: int
+    steps: int
+    gradients: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Releases":
+        """Those that private settings ask for."""
+        rung = private_rung(settings)
+        fits, reads = rung.fit != "none", rung.readout != "none"
+        return cls(fits + reads, fits * settings.rounds * settings.local_steps, reads * STEPS)
+
 
 def noise_multiplier(settings: Settings, count: int) -> float:
     """Standard deviation of the noise over the clipping norm, for a client of `count` examples.
 
-    The same for the vector and for every step: the vector's part of the budget is then small
-    where steps are many, and `mechanism.shrunk` makes the best of it.
+    The same for the vector, for every step and for sums, and GRADIENT_NOISE times as much for a
+    readout's gradients. The vector's part of the budget is then small where steps are many, and
+    `mechanism.shrunk` makes the best of it.
     """
-    return _calibrated(
-        settings.epsilon,
-        settings.delta,
-        sampling_rate(settings, count),
-        settings.rounds * settings.local_steps,
-    )
+    rate = sampling_rate(settings, count)
+    return _calibrated(settings.epsilon, settings.delta, rate, Releases.of(settings))
 
 
 def sampling_rate(settings: Settings, count: int) -> float:
@@ -37,13 +57,15 @@ def sampling_rate(settings: Settings, count: int) -> float:
     return min(1.0, settings.batch_size / count)
 
 
-def history(multiplier: float, rate: float, steps: int) -> Any:
+def history(multiplier: float, rate: float, releases: Releases) -> Any:
     """Everything a client releases, as dp-accounting's event."""
     import dp_accounting as dp
 
     release = dp.GaussianDpEvent(multiplier)
     step = dp.PoissonSampledDpEvent(rate, release)
-    return dp.ComposedDpEvent([release, dp.SelfComposedDpEvent(step, steps)])
+    gradient = dp.GaussianDpEvent(GRADIENT_NOISE * multiplier)
+    parts = zip((release, step, gradient), releases, strict=True)
+    return dp.ComposedDpEvent([dp.SelfComposedDpEvent(one, times) for one, times in parts if times])
 
 
 def new_accountant() -> Any:
@@ -54,7 +76,7 @@ def new_accountant() -> Any:
 
 
 @lru_cache
-def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
+def _calibrated(epsilon: float, delta: float, rate: float, releases: Releases) -> float:
     try:  # takes a second, and only private calibrations need it
         import dp_accounting as dp
     except ImportError as error:
@@ -67,13 +89,13 @@ def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
     try:
         return dp.calibrate_dp_mechanism(
             new_accountant,
-            lambda multiplier: history(multiplier, rate, steps),
+            lambda multiplier: history(multiplier, rate, releases),
             epsilon,
             delta,
             dp.LowerEndpointAndGuess(LEAST_NOISE, 2.0),
         )
     except NoBracketIntervalFoundError as error:
         raise DataError(
-            f"no noise is known to keep epsilon {epsilon:g} with delta {delta:g} over {steps} "
-            "steps; ask for a larger --epsilon or --delta"
+            f"no noise is known to keep epsilon {epsilon:g} with delta {delta:g} over "
+            f"{releases.steps} steps; ask for a larger --epsilon or --delta"
         ) from error

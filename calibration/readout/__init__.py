@@ -5,4 +5,5 @@ directions   label rows from those sums, in closed form
 stack        how much of what: K + 3 numbers, by Newton's method on sums over clients
 folds        which rows a number may be judged on
 fit          all of it together
+noisy        the same from what private clients tell
 """

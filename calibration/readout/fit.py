@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibration.readout.directions import STRENGTHS, directions
+from calibration.readout.directions import STRENGTHS, Directions, directions
 from calibration.readout.folds import FOLDS
 from calibration.readout.reader import mean_removed
 from calibration.readout.stack import BALANCE, BIAS, SHARPNESS, TEMPERATURE, Sums, fit_stacks
@@ -55,11 +55,16 @@ def readout_tensors(
     told: Sequence[Statistics], stack: Stack, kind: ReadoutKind
 ) -> dict[TensorName, Tensor]:
     """Those of an artifact."""
-    everything, theta = total(told), stack.whole
-    bias = theta[BIAS:] + theta[BALANCE] * mean_removed(everything)
+    everything = total(told)
+    found = directions(everything)[stack.strength] if kind == "head" else None
+    return tensors_of(stack.whole, mean_removed(everything), found)
+
+
+def tensors_of(theta: Doubles, u: Doubles, found: Directions | None) -> dict[TensorName, Tensor]:
+    """Those of a stack, with label rows along some directions or without."""
+    bias = theta[BIAS:] + theta[BALANCE] * u
     tensors: dict[TensorName, Tensor] = {"sharpness": _float(theta[SHARPNESS : SHARPNESS + 1])}
-    if kind == "head":
-        found = directions(everything)[stack.strength]
+    if found is not None:
         tensors["label_rows"] = _float(theta[TEMPERATURE] * found.rows)
         bias = bias + theta[TEMPERATURE] * found.constants
     return tensors | {"bias": _float(bias - bias.mean())}

@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
+import numpy as np
+
 from calibration.readout.fit import Told
+from calibration.readout.noisy import NoisySums, NoisyTold
 from calibration.readout.stack import Asked, Curvature
-from calibration.readout.statistics import Statistics
+from calibration.readout.statistics import Doubles, Statistics
 
 FLOAT32, FLOAT64 = 4, 8
 
@@ -45,6 +48,35 @@ class Metered:
         found = self.told.curvatures(asked)
         self.up += sum(FLOAT64 + one.gradient.nbytes + one.hessian.nbytes for one in found)
         return found
+
+
+class MeteredNoisy:
+    """The same of private clients."""
+
+    def __init__(self, told: NoisyTold) -> None:
+        self.up = self.down = 0
+        self.told = told
+
+    def statistics(self) -> NoisySums:
+        """Up once, in float32."""
+        statistics = self.told.statistics()
+        self.up += _noisy_bytes(statistics)
+        return statistics
+
+    def learn(self, told: NoisySums) -> None:
+        """Down once, in float32."""
+        self.down += _noisy_bytes(told)
+        self.told.learn(told)
+
+    def gradient(self, step: int, theta: Doubles) -> Doubles:
+        """A number up for each down."""
+        self.down += theta.nbytes
+        self.up += theta.nbytes
+        return self.told.gradient(step, theta)
+
+
+def _noisy_bytes(sums: NoisySums) -> int:
+    return FLOAT32 * sum(np.size(getattr(sums, field.name)) for field in fields(sums))
 
 
 def _statistics_bytes(statistics: Iterable[Statistics]) -> int:

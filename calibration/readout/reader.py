@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +73,17 @@ class Reader:
         return self.labels[self.folds == fold]
 
 
-def mean_removed(whole: Statistics) -> Doubles:
+class LogProbs(Protocol):
+    """How many rows there are, and their summed label log-probabilities [labels]."""
+
+    @property
+    def rows(self) -> float: ...
+
+    @property
+    def log_probs(self) -> Doubles: ...
+
+
+def mean_removed(whole: LogProbs) -> Doubles:
     """Minus the mean log-probability of each label [labels], around 0."""
     u = -whole.log_probs / max(whole.rows, 1.0)
     return u - u.mean()

@@ -14,6 +14,7 @@ from calibration.data.examples import Example
 from calibration.data.rows import Rows
 from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel
+from calibration.privacy.readout import PrivateReader, PrivateReaders
 from calibration.readout.fit import Stack
 from calibration.readout.reader import Readers
 from calibration.result.outcome import Outcome
@@ -25,7 +26,7 @@ from calibration.stages.evaluate import before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
 from calibration.stages.judge import Judgement
-from calibration.stages.read import Read, held_out_loss, judge_rows, read_rows
+from calibration.stages.read import Read, held_out_loss, judge_rows, read_privately, read_rows
 from calibration.stages.start import EMPTY, Shelf
 from calibration.state import State, StateStore, fingerprint
 from calibration.task import TaskDefinition
@@ -181,6 +182,16 @@ class LocalClients:
                 self.model, self.task, rows, injection, self.settings, by_held_out
             )
         return Readers([reads[fit].reader for reads in self._reads])
+
+    def private_readers(self, state: State, fit: Fit) -> PrivateReaders:
+        """Of every client, of the rows it fits to."""
+        self.progress.reading(fit)
+        injection = state.injection(fit)
+        rows = (
+            read_privately(self.model, self.task, part.train, injection, self.settings)
+            for part in self.parts
+        )
+        return PrivateReaders([PrivateReader(some, self.settings) for some in rows])
 
     def judge(self, rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]) -> Judgement:
         """By the rows of `readers`."""

@@ -16,6 +16,8 @@ from calibration.data.rows import Rows
 from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel, injected
 from calibration.model.score import Features, label_features
+from calibration.privacy.readout import PrivateRows
+from calibration.privacy.reference import REFERENCE_TEXTS
 from calibration.readout.fit import Stack
 from calibration.readout.folds import folds_of
 from calibration.readout.reader import Reader
@@ -51,6 +53,22 @@ def read_rows(
         judged[: len(rows.train)] = False
     labels = np.array(task.indices(chosen), dtype=int)
     return Read(Reader(features, labels, folds_of(chosen)), judged)
+
+
+def read_privately(
+    model: HookedModel,
+    task: TaskDefinition,
+    examples: Sequence[Example],
+    injection: Injection | None,
+    settings: Settings,
+) -> PrivateRows:
+    """A private client's rows, and the public texts that they are told as distances from."""
+    public = [Example(text, task.names[0]) for text in REFERENCE_TEXTS]
+    features, reference = (
+        features_of(model, task, some, injection, settings) for some in (examples, public)
+    )
+    mean = Features(*(part.mean(axis=0, keepdims=True) for part in reference))
+    return PrivateRows(features, np.array(task.indices(examples), dtype=int), mean)
 
 
 @torch.inference_mode()
