@@ -12,12 +12,12 @@ al., arXiv 2303.00654, section 2.1.1). How many examples a client has is treated
 example that stands in the data several times, or with several clients, is protected less.
 
 What is released: of a fit at the sites the mean activation once (Gaussian mechanism), and in every
-local step the sum of clipped gradients (DP-SGD, Abadi et al., arXiv 1607.00133); of a readout sums of
-clipped rows by label once, and in every step of its fit the sum of clipped gradients. All else that
-depends on examples, exact label counts and losses, stays on the client. Not protected: the set of
-labels, rows held out to measure on, and a text that is too long for the model, which ends a client's
-part with an error. Noise is computed in floating point; the attacks on its last bits (Mironov, CCS
-2012) are not defended against.
+local step the sum of clipped gradients (DP-SGD, Abadi et al., arXiv 1607.00133); of a readout sums
+of clipped rows by label once, and in every step of its fit the sum of clipped gradients. All else
+that depends on examples, exact label counts and losses, stays on the client. Not protected: the set
+of labels, rows held out to measure on, and a text that is too long for the model, which ends a
+client's part with an error. Noise is computed in floating point; the attacks on its last bits
+(Mironov, CCS 2012) are not defended against.
 
 A client spends its budget by answering: asked twice for the same, it must send the same answer
 again, not compute another.

@@ -40,6 +40,11 @@ class Releases(NamedTuple):
         fits, reads = rung.fit != "none", rung.readout != "none"
         return cls(fits + reads, fits * settings.rounds * settings.local_steps, reads * STEPS)
 
+    def __str__(self) -> str:
+        """What the budget is spent on, in the record of a calibration."""
+        once = f"{self.whole} x all examples at once"
+        return f"{once}, {self.steps} local steps, {self.gradients} gradients of the readout"
+
 
 def noise_multiplier(settings: Settings, count: int) -> float:
     """Standard deviation of the noise over the clipping norm, for a client of `count` examples.

@@ -20,8 +20,7 @@ from calibration.ladder import private_rung
 from calibration.model.score import Features
 from calibration.privacy.accountant import GRADIENT_NOISE, noise_multiplier
 from calibration.privacy.mechanism import SYSTEM, Randomness, clip, noised
-from calibration.readout.noisy import NoisySums, class_means, noisy_added, units
-from calibration.readout.reader import mean_removed
+from calibration.readout.noisy import NoisySums, class_means, noisy_added, unbalance, units
 from calibration.readout.stack import logits
 from calibration.readout.statistics import Doubles
 from calibration.settings import Settings
@@ -80,7 +79,12 @@ class PrivateReader:
         noisy = noised(sums, self.deviation, self.randomness).double().numpy()
         states, log_probs, counts = np.split(noisy, [-1 - labels, -1], axis=1)
         reference = self.rows.reference
-        deviations = (self.deviation / COUNT, self.deviation, self.gradient_deviation)
+        deviations = (
+            self.deviation / COUNT,
+            self.deviation,
+            self.deviation * labels**0.5 / LOG_PROBS,
+            self.gradient_deviation,
+        )
         return NoisySums(
             rows=float(rows),
             reference=rows * reference.hidden[0].astype(float),
@@ -92,7 +96,7 @@ class PrivateReader:
 
     def learn(self, told: NoisySums) -> None:
         """Score every row by the class means of all clients."""
-        self.u = mean_removed(told)
+        self.u = unbalance(told)
         if self.with_states:
             self.scores = class_means(told).scores(self.rows.features.hidden.astype(float))
 

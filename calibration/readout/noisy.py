@@ -25,7 +25,7 @@ from calibration.readout.statistics import Doubles
 from ifedicl_serve.contract.injection import TensorName
 from ifedicl_serve.contract.spec import ReadoutKind
 
-COUNT, STATE, GRADIENT = 0, 1, 2  # positions in `NoisySums.variances`
+NOISES = COUNT, STATE, LOG_PROBS, GRADIENT = 0, 1, 2, 3  # positions in `NoisySums.variances`
 STEPS = 8
 CURVATURE = 0.4  # of a row's loss along one of the numbers, in their units
 UNITS = (0.25, 0.5, 0.5, 1.0)  # of sharpness, temperature, balance and a bias: gradients are alike
@@ -73,15 +73,22 @@ class NoisyTold(Protocol):
 def class_means(told: NoisySums) -> Directions:
     """Label rows at each label's mean less the mean of all, as much shortened as it is likely to be
     noise, in units in which SPREAD is 1."""
-    counts = np.maximum(told.counts, 1.0)[:, None]
+    counts = np.clip(told.counts, 1.0, told.rows)[:, None]
     centre = told.class_sums.sum(axis=0) / told.rows
-    noise = told.class_sums.shape[1] * told.variances[STATE] / counts**2
+    labels, hidden = told.class_sums.shape
+    noise = hidden * told.variances[STATE] * (1 / counts**2 + labels / told.rows**2)
     means = (told.class_sums / counts - centre) * SPREAD / (SPREAD + noise)
     rows = means / SPREAD
     reference = told.reference / told.rows
     size = np.linalg.norm(reference)
     constants = -rows @ (reference / size + centre) - (rows * means).sum(axis=1) / 2
     return Directions(rows / size, constants)
+
+
+def unbalance(told: NoisySums) -> Doubles:
+    """Minus the mean log-probability of each label [labels], around 0; shortened likewise, as they
+    are about 1 apart."""
+    return mean_removed(told) / (1 + told.variances[LOG_PROBS] / told.rows**2)
 
 
 def units(labels: int) -> Doubles:
@@ -112,7 +119,7 @@ def fit_noisy_readout(
 ) -> dict[TensorName, Tensor]:
     """The tensors of a readout of kind `bias` or `head`, whose clients have learnt the sums."""
     theta = descend(readers, told, kind == "head")
-    return tensors_of(theta, mean_removed(told), class_means(told) if kind == "head" else None)
+    return tensors_of(theta, unbalance(told), class_means(told) if kind == "head" else None)
 
 
 def noisy_added(clients: Sequence[NoisySums]) -> NoisySums:

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from calibration.calibrate import Calibrated
 from calibration.ladder import Rung
+from calibration.privacy.accountant import Releases
 from calibration.settings import Settings
 from calibration.stages.judge import DIGITS, Measured, Metrics
 from calibration.task import TaskDefinition
@@ -53,13 +54,18 @@ def calibration_spec(
             round_losses=round_losses(done) if done else (),
             seed=settings.seed,
             client_sizes=tuple(client_sizes),
-            settings=settings.record() | circumstances,
+            settings=settings.record() | spent(settings) | circumstances,
             metrics=measurements(done.measured) if done else {},
             rungs=rung_records(done, shape) if done else (),
             wire_bytes=wire_bytes(done, shape, vector_bytes, len(client_sizes)) if done else {},
             versions=versions(),
         ),
     )
+
+
+def spent(settings: Settings) -> dict[str, str]:
+    """What the budget of private clients went to."""
+    return {"epsilon_spent_on": str(Releases.of(settings))} if settings.private else {}
 
 
 def measurements(measured: Measured) -> Metrics:

@@ -28,8 +28,10 @@ from calibration.federation.wire.messages import (
 )
 from calibration.federation.wire.sums import (
     curvatures_record,
+    gradient_record,
     judgement_record,
     losses_record,
+    noisy_record,
     stacks_of,
     statistics_record,
 )
@@ -60,6 +62,8 @@ def client_app(owner_of: Callable[[Context], Owner]) -> ClientApp:
     app.query("statistics")(answering(statistics))
     app.query("losses")(answering(losses))
     app.query("curvatures")(answering(curvatures))
+    app.query("noisy_statistics")(answering(noisy_statistics))
+    app.query("gradient")(answering(gradient))
     app.evaluate("judge")(answering(judge))
     return app
 
@@ -114,6 +118,26 @@ def losses(asked: Question) -> RecordDict:
 def curvatures(asked: Question) -> RecordDict:
     """The same with derivatives."""
     return ok({}, curvatures_record(asked.taught(asked.fit()).reader.curvatures(asked.sums())))
+
+
+def noisy_statistics(asked: Question) -> RecordDict:
+    """Sums over a private client's rows."""
+
+    def answer() -> RecordDict:
+        return ok({}, noisy_record(reader.statistics()))
+
+    reader = asked.private_reader()
+    return _once("statistics", asked.participant, answer)
+
+
+def gradient(asked: Question) -> RecordDict:
+    """A step's gradient of a readout, of a private client's rows."""
+    step, theta, reader = asked.step(), asked.theta(), asked.taught_private_reader()
+
+    def answer() -> RecordDict:
+        return ok({}, gradient_record(reader.gradient(step, theta)))
+
+    return _once(f"gradient.{step}", asked.participant, answer)
 
 
 def judge(asked: Question) -> RecordDict:

@@ -18,6 +18,7 @@ from calibration.federation.wire.messages import (
     told_name,
 )
 from calibration.model.score import Features
+from calibration.privacy.readout import PrivateRows
 from calibration.readout.reader import Reader
 from calibration.settings import SITE_FITS
 from calibration.stages.read import Read
@@ -73,6 +74,27 @@ class Memory:
         if name not in self.records:
             self.records[name] = _kept(read())
         return _read(self.records.array_records[name])
+
+    def read_privately(self, fit: Fit, read: Callable[[], PrivateRows]) -> PrivateRows:
+        """The same of a private client."""
+        name = told_name(READ, fit)
+        if name not in self.records:
+            (log_probs, hidden), labels, public = read()
+            self.records[name] = array_record(
+                {
+                    "log_probs": log_probs,
+                    "hidden": hidden,
+                    "labels": labels,
+                    "public_log_probs": public.log_probs,
+                    "public_hidden": public.hidden,
+                }
+            )
+        kept = {part: array.numpy() for part, array in self.records.array_records[name].items()}
+        return PrivateRows(
+            Features(kept["log_probs"], kept["hidden"]),
+            kept["labels"],
+            Features(kept["public_log_probs"], kept["public_hidden"]),
+        )
 
 
 def _kept(read: Read) -> ArrayRecord:

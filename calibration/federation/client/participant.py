@@ -19,10 +19,11 @@ from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import Member
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
+from calibration.privacy.readout import PrivateRows
 from calibration.settings import Settings, SiteFit
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
-from calibration.stages.read import Read, held_out_loss, read_rows
+from calibration.stages.read import Read, held_out_loss, read_privately, read_rows
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, FederationError
@@ -121,9 +122,14 @@ class Participant:
         settings = self._open_settings()
         return read_rows(self.model, self.task, self.rows, injection, settings, by_held_out)
 
+    def read_privately(self, injection: Injection | None) -> PrivateRows:
+        """The same for noisy sums, of the rows it fits to."""
+        settings = self.invitation.settings
+        return read_privately(self.model, self.task, self.rows.train, injection, settings)
+
     def _open_settings(self) -> Settings:
         if self.invitation.settings.private:
-            raise FederationError("tells no sums of its rows: they would not be private")
+            raise FederationError("tells no exact sums of its rows: they would not be private")
         return self.invitation.settings
 
 

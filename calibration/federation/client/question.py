@@ -21,10 +21,13 @@ from calibration.federation.wire.messages import (
     tensor_of,
     told_name,
 )
-from calibration.federation.wire.sums import asked_of, statistics_of
-from calibration.ladder import LADDER, Rung, rungs_of
+from calibration.federation.wire.sums import asked_of, noisy_of, statistics_of, theta_of
+from calibration.ladder import LADDER, Rung, private_rung, rungs_of
 from calibration.model.sites import injection_of
+from calibration.privacy.readout import PrivateReader, PrivateRows
+from calibration.readout.noisy import STEPS
 from calibration.readout.stack import Asked
+from calibration.readout.statistics import Doubles
 from calibration.settings import SITE_FITS, SiteFit
 from calibration.stages.read import Read
 from ifedicl_serve.contract.injection import Injection
@@ -107,11 +110,8 @@ class Question:
         """The client's rows under a fit, as it was told to read them."""
 
         def read() -> Read:
-            reading = self.memory.told(told_name(READING, fit))
-            injection = None
-            if fit != "none":
-                injection = self.injection(fit, int(str(reading["round"])))
-            return self.participant.read(injection, bool(reading["by_held_out"]))
+            by_held_out = bool(self._reading(fit)["by_held_out"])
+            return self.participant.read(self._injection(fit), by_held_out)
 
         return self.memory.read(fit, read)
 
@@ -121,6 +121,45 @@ class Question:
         read = self.read(fit)
         read.reader.learn(sums)
         return read
+
+    def private_reader(self) -> PrivateReader:
+        """Of the client's rows, for the one readout that is fitted to noisy sums."""
+        settings = self.invitation.settings
+        if not settings.private or private_rung(settings).readout == "none":
+            raise FederationError("was asked for noisy sums, which are none of the task's")
+        fit = private_rung(settings).fit
+
+        def read() -> PrivateRows:
+            return self.participant.read_privately(self._injection(fit))
+
+        return PrivateReader(self.memory.read_privately(fit, read), settings)
+
+    def taught_private_reader(self) -> PrivateReader:
+        """The same, once it has learnt what all clients' noisy sums add up to."""
+        fit = private_rung(self.invitation.settings).fit
+        reader = self.private_reader()
+        reader.learn(noisy_of(self.memory.arrays(told_name(SUMS, fit)), self.invitation))
+        return reader
+
+    def step(self) -> int:
+        """Of a private client's readout."""
+        asked = self._ask().get("step")
+        if type(asked) is not int or asked not in range(STEPS):
+            raise FederationError(f"was asked for step {asked!r}, of {STEPS}")
+        return asked
+
+    def theta(self) -> Doubles:
+        """What a gradient is asked for at."""
+        return theta_of(self.arrays, self.labels)
+
+    def _reading(self, fit: Fit) -> ConfigRecord:
+        return self.memory.told(told_name(READING, fit))
+
+    def _injection(self, fit: Fit) -> Injection | None:
+        """What rows are read under."""
+        if fit == "none":
+            return None
+        return self.injection(fit, int(str(self._reading(fit)["round"])))
 
     def _ask(self) -> ConfigRecord:
         return self.request.config_records.get(ASK, ConfigRecord())

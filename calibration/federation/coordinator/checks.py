@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calibration.federation.wire.messages import LARGEST_LOSS
 from calibration.model.sites import SCALE, SHIFT
+from calibration.readout.noisy import NoisySums
 from calibration.readout.stack import Curvature
 from calibration.readout.statistics import Doubles, Statistics
 from calibration.settings import SiteFit
@@ -76,6 +77,26 @@ def _refuse_sums(one: Statistics) -> None:
         raise FederationError(f"sent statistics that are not of {one.rows:g} rows")
 
 
+def refuse_noisy(sums: NoisySums, announced: int) -> None:
+    """Raise FederationError for noisy sums of other rows than announced, or beyond all noise."""
+    if sums.rows != announced:
+        raise FederationError(f"counts {sums.rows:g} rows, announced {announced}")
+    if not (sums.variances > 0).all() or not np.abs(sums.reference).max() > 0:
+        raise FederationError("sent sums without noise, or from no reference")
+    told = (sums.reference, sums.counts, sums.class_sums, sums.log_probs, sums.variances)
+    if max(np.abs(part).max(initial=0.0) for part in told) > announced * LARGEST_ACTIVATION:
+        raise FederationError(f"sent sums that are not of {announced} rows")
+
+
+def refuse_gradient(gradient: Doubles) -> None:
+    """Raise FederationError for a gradient that no step could follow."""
+    largest = float(np.abs(gradient).max())
+    if largest > LARGEST_SUM:
+        raise FederationError(
+            f"sent a derivative of {largest:.3g}, expected within {LARGEST_SUM:g}"
+        )
+
+
 def refuse_losses(losses: Sequence[float]) -> None:
     """Raise FederationError for what is no loss."""
     for loss in losses:
@@ -85,11 +106,8 @@ def refuse_losses(losses: Sequence[float]) -> None:
 
 def refuse_curvature(one: Curvature) -> None:
     """Raise FederationError for derivatives of nothing convex, which no step could follow."""
-    largest = max(float(np.abs(part).max()) for part in (one.gradient, one.hessian))
-    if largest > LARGEST_SUM:
-        raise FederationError(
-            f"sent a derivative of {largest:.3g}, expected within {LARGEST_SUM:g}"
-        )
+    for part in (one.gradient, one.hessian):
+        refuse_gradient(part)
     hessian = one.hessian / (1 + np.abs(np.diagonal(one.hessian)).max())
     try:
         np.linalg.cholesky(hessian + CONVEX * np.eye(len(hessian)))  # reads the lower half

@@ -21,6 +21,7 @@ from calibration.federation.coordinator.checks import (
 )
 from calibration.federation.coordinator.fleet import Fleet
 from calibration.federation.coordinator.letters import Letters, Record
+from calibration.federation.coordinator.private_readers import RemotePrivateReaders
 from calibration.federation.coordinator.readers import RemoteReaders
 from calibration.federation.wire import tensors
 from calibration.federation.wire.messages import (
@@ -124,14 +125,14 @@ class RemoteClients:
 
     def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> RemoteReaders:
         """Of all clients, which are told what to read their rows under."""
-        self.progress.reading(fit)
         self._by_held_out = self.held_out > 0 and any(rung.fit != "none" for rung in rungs)
-        reading: dict[str, int | bool] = {"by_held_out": self._by_held_out}
-        if fit != "none":
-            reading["round"] = state.best_round(fit)
-            self.letters.tell_values(state, fit, state.best_round(fit))
-        self.letters.tell(told_name(READING, fit), ConfigRecord({**reading}))
+        self._tell_reading(state, fit)
         return RemoteReaders(self.letters, self.numbers, fit, partial(self._announced, fit))
+
+    def private_readers(self, state: State, fit: Fit) -> RemotePrivateReaders:
+        """Of all clients, of the rows they fit to."""
+        self._tell_reading(state, fit)
+        return RemotePrivateReaders(self.letters, self.numbers, fit)
 
     def judge(self, rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]) -> Judgement:
         """By the rows of `readers`."""
@@ -144,6 +145,14 @@ class RemoteClients:
         judgement = reduce(add, told.values())
         _need_rows(judgement.rows, JUDGE)
         return judgement
+
+    def _tell_reading(self, state: State, fit: Fit) -> None:
+        self.progress.reading(fit)
+        reading: dict[str, int | bool] = {"by_held_out": self._by_held_out}
+        if fit != "none":
+            reading["round"] = state.best_round(fit)
+            self.letters.tell_values(state, fit, state.best_round(fit))
+        self.letters.tell(told_name(READING, fit), ConfigRecord({**reading}))
 
     def _announced(self, fit: Fit, member: Member) -> int:
         """How many rows a member reads under a fit, at most."""

@@ -20,6 +20,7 @@ from calibration.federation.coordinator.ledger import Ledger
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import (
     CURVATURES,
+    GRADIENT,
     INVITATION,
     JOIN,
     LOSSES,
@@ -40,7 +41,7 @@ UNDELIVERED = (
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
     ErrorCode.NODE_UNAVAILABLE,
 )
-MANY = (LOSSES, CURVATURES)  # not worth a line each
+MANY = (LOSSES, CURVATURES, GRADIENT)  # not worth a line each
 UNKNOWN = -1  # a node that has not introduced itself
 Answer = TypeVar("Answer")
 

@@ -39,6 +39,7 @@ HEADER = 512  # bytes of an array beside its values, at most
 
 JOIN, EXTRACT, FIT, HELD_OUT = "query.join", "train.extract", "train.fit", "evaluate.held_out"
 STATISTICS, LOSSES, CURVATURES = "query.statistics", "query.losses", "query.curvatures"
+NOISY_STATISTICS, GRADIENT = "query.noisy_statistics", "query.gradient"
 JUDGE = "evaluate.judge"
 # Names of records: what is asked, in numbers and in arrays; what is told once; the answer's arrays.
 ASK, ASKED, ANSWER = "ask", "asked", "answer"

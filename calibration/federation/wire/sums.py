@@ -6,6 +6,7 @@ and from what was asked. Which values a client may claim is `coordinator.checks`
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -13,12 +14,13 @@ from flwr.app import ArrayRecord
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import array_record, arrays_of
 from calibration.federation.wire.tensors import Layout
-from calibration.ladder import Rung
+from calibration.ladder import Rung, private_rung
 from calibration.readout.directions import STRENGTHS
 from calibration.readout.fit import Stack
 from calibration.readout.folds import FOLDS
+from calibration.readout.noisy import NOISES, NoisySums
 from calibration.readout.stack import BIAS, STARTS, Asked, Curvature
-from calibration.readout.statistics import Statistics, block_size
+from calibration.readout.statistics import Doubles, Statistics, block_size
 from calibration.stages.judge import Judgement
 from ifedicl_serve.errors import FederationError
 
@@ -52,6 +54,50 @@ def statistics_of(record: ArrayRecord | None, invitation: Invitation) -> list[St
         Statistics(**{name: values[fold].astype(float) for name, values in arrays.items()})
         for fold in range(FOLDS)
     ]
+
+
+def noisy_record(sums: NoisySums) -> ArrayRecord:
+    """A private client's sums, in float32 as they are `rounded`."""
+    parts = {
+        field.name: np.asarray(getattr(sums, field.name), np.float32) for field in fields(sums)
+    }
+    return array_record(parts | {"rows": np.array([sums.rows])})
+
+
+def noisy_of(record: ArrayRecord | None, invitation: Invitation) -> NoisySums:
+    """A private client's sums. Raises FederationError."""
+    labels, hidden = len(invitation.labels), invitation.hidden_size
+    told = hidden if private_rung(invitation.settings).readout == "head" else 0
+    expected: Layout = {
+        "rows": (np.float64, (1,)),
+        "reference": (np.float32, (hidden,)),
+        "counts": (np.float32, (labels,)),
+        "class_sums": (np.float32, (labels, told)),
+        "log_probs": (np.float32, (labels,)),
+        "variances": (np.float32, (len(NOISES),)),
+    }
+    arrays = {name: array.astype(float) for name, array in arrays_of(record, expected).items()}
+    return NoisySums(float(arrays.pop("rows")[0]), **arrays)
+
+
+def theta_record(theta: Doubles) -> ArrayRecord:
+    """What a gradient is asked for at."""
+    return array_record({"theta": theta})
+
+
+def theta_of(record: ArrayRecord | None, labels: int) -> Doubles:
+    """The same. Raises FederationError."""
+    return arrays_of(record, {"theta": (np.float64, (BIAS + labels,))})["theta"]
+
+
+def gradient_record(gradient: Doubles) -> ArrayRecord:
+    """A gradient."""
+    return array_record({"gradient": gradient})
+
+
+def gradient_of(record: ArrayRecord | None, labels: int) -> Doubles:
+    """The same. Raises FederationError."""
+    return arrays_of(record, {"gradient": (np.float64, (BIAS + labels,))})["gradient"]
 
 
 def asked_record(asked: Sequence[Asked]) -> ArrayRecord:
