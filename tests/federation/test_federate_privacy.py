@@ -5,17 +5,25 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from calibration.federation.client import app as client_app
 from calibration.federation.client.answers import Answers
+from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
-from calibration.federation.wire.messages import FIT, tensor_record
+from calibration.federation.wire.messages import FIT, array_record, tensor_record
+from calibration.model.hooked import HookedModel
+from calibration.privacy import readout as private_readout
+from calibration.privacy.readout import PrivateReader, PrivateReaders
+from calibration.readout.noisy import STEPS, fit_noisy_readout
+from calibration.stages.read import read_privately
 from ifedicl_serve.errors import QuorumError
 from tests.federation.conftest import SETTINGS, LoopGrid
-from tests.federation.running import kinds, run
+from tests.federation.running import held, kinds, run
+from tests.federation.test_federate_faults import array, nan, with_arrays
 
 
 @pytest.fixture
@@ -188,5 +196,159 @@ def test_a_private_client_tells_no_sums(
     content = {**told, **message.content, "invitation": asked.to_record()}
     message.content = RecordDict({k: v for k, v in content.items() if k not in others})
     status = grid.app(message, node.context).content["status"]
-    reason = "tells no sums of its rows: they would not be private"
+    reason = "tells no exact sums of its rows: they would not be private"
     assert status == ConfigRecord({"status": "refused", "reason": reason})
+
+
+# -- readouts
+
+
+def with_readout(private: Invitation, **choice: object) -> Invitation:
+    settings = dataclasses.replace(private.settings, **{"readout": "auto", **choice})
+    return private.model_copy(update={"settings": settings})
+
+
+@pytest.fixture
+def head(private: Invitation) -> Invitation:
+    return with_readout(private, fit="head")
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No noise on what readouts are fitted to."""
+
+    def unchanged(values: torch.Tensor, deviation: float, randomness: object) -> torch.Tensor:
+        return values.float()
+
+    monkeypatch.setattr(private_readout, "noised", unchanged)
+
+
+@pytest.mark.parametrize("kind", ["bias", "head"])
+def test_without_noise_it_is_the_readout_of_one_process(
+    grid: LoopGrid,
+    private: Invitation,
+    llama: HookedModel,
+    tmp_path: Path,
+    silent: None,
+    kind: str,
+) -> None:
+    invitation = with_readout(private, fit=kind)
+    outcome = run(grid, invitation, tmp_path / "toy")
+    rows = [owner.rows(invitation.task.names).train for owner in grid.owners.values()]
+    settings, task = invitation.settings, invitation.task
+    read = [read_privately(llama, task, part, None, settings) for part in rows]
+    here = PrivateReaders([PrivateReader(one, settings) for one in read])
+    told = here.statistics()
+    here.learn(told)
+    expected = fit_noisy_readout(here, told, kind)
+    assert held(outcome).keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(held(outcome)[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("choice", "rung", "fitted"),
+    [
+        ({"fit": "bias"}, "bias", set()),
+        ({"fit": "head"}, "head", set()),
+        (
+            {"fit": "coefficients", "readout": "head"},
+            "coefficients+head",
+            {"train.extract", "train.fit"},
+        ),
+    ],
+)
+def test_a_private_readout_is_fitted_from_noisy_sums_and_gradients_alone(
+    grid: LoopGrid, private: Invitation, tmp_path: Path, choice: dict, rung: str, fitted: set[str]
+) -> None:
+    outcome = run(grid, with_readout(private, **choice), tmp_path / "toy")
+    assert outcome.artifact.spec.rung == rung
+    assert outcome.artifact.spec.calibration.client_sizes == (4, 3, 2)
+    assert all(torch.isfinite(tensor).all() for tensor in held(outcome).values())
+    assert kinds(grid) == {"query.join", "query.noisy_statistics", "query.gradient"} | fitted
+    asked = [one.metadata.message_type for one in grid.sent]
+    assert asked.count("query.noisy_statistics") == 3
+    assert asked.count("query.gradient") == 3 * STEPS
+
+
+def test_a_private_readout_that_is_run_again_spends_nothing_more(
+    grid: LoopGrid, head: Invitation, tmp_path: Path
+) -> None:
+    first = run(grid, head, tmp_path / "toy")
+    for node in grid.nodes.values():
+        node.forget()
+    assert run(grid, head, tmp_path / "again").artifact.digest == first.artifact.digest
+    curious = next(one for one in grid.sent if one.metadata.message_type == "query.gradient")
+    node = grid.nodes[curious.metadata.dst_node_id]
+    answers = []
+    for value in (0.0, 5.0):
+        theta = np.full(3 + len(head.labels), value)
+        curious.content["asked"] = array_record({"theta": theta})
+        answers.append(grid.app(curious, node.context).content)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("step", [-1, STEPS, True, "1"])
+def test_steps_beyond_those_that_were_counted_are_refused(
+    grid: LoopGrid, head: Invitation, tmp_path: Path, step: object
+) -> None:
+    run(grid, head, tmp_path / "toy")
+    message = next(one for one in grid.sent if one.metadata.message_type == "query.gradient")
+    message.content["ask"] = ConfigRecord({"step": step})
+    reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context)
+    reason = f"was asked for step {step!r}, of {STEPS}"
+    assert reply.content["status"] == ConfigRecord({"status": "refused", "reason": reason})
+
+
+@pytest.mark.parametrize("kind", ["query.noisy_statistics", "query.gradient"])
+def test_noisy_sums_that_are_none_of_the_tasks_are_refused(
+    grid: LoopGrid, head: Invitation, private: Invitation, tmp_path: Path, kind: str
+) -> None:
+    """Of a private task without a readout: its budget has no part for them."""
+    run(grid, head, tmp_path / "toy")
+    message = next(one for one in grid.sent if one.metadata.message_type == kind)
+    node = grid.nodes[message.metadata.dst_node_id]
+    node.forget()
+    message.content["invitation"] = private.to_record()
+    reply = grid.app(message, node.context)
+    reason = "was asked for noisy sums, which are none of the task's"
+    assert reply.content["status"] == ConfigRecord({"status": "refused", "reason": reason})
+
+
+GARBAGE = {
+    "NaN sums": ("query.noisy_statistics", lambda c: nan(c, "class_sums")),
+    "more rows": ("query.noisy_statistics", lambda c: with_arrays(c, rows=array(c, "rows") + 1)),
+    "no noise": (
+        "query.noisy_statistics",
+        lambda c: with_arrays(c, variances=0 * array(c, "variances")),
+    ),
+    "no reference": (
+        "query.noisy_statistics",
+        lambda c: with_arrays(c, reference=0 * array(c, "reference")),
+    ),
+    "absurd counts": (
+        "query.noisy_statistics",
+        lambda c: with_arrays(c, counts=array(c, "counts") + np.float32(1e20)),
+    ),
+    "absurd gradient": (
+        "query.gradient",
+        lambda c: with_arrays(c, gradient=array(c, "gradient") + 1e300),
+    ),
+    "other labels": (
+        "query.gradient",
+        lambda c: with_arrays(c, gradient=array(c, "gradient")[:5]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_noisy_garbage_costs_its_sender_its_rows(
+    grid: LoopGrid, head: Invitation, tmp_path: Path, name: str
+) -> None:
+    spoiled, spoil = GARBAGE[name]
+    grid.nodes[12].tamper = lambda kind, content: spoil(content) if kind == spoiled else content
+    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
+    outcome = run(grid, head, tmp_path / "toy", terms)
+    assert all(torch.isfinite(tensor).all() for tensor in held(outcome).values())
+    asked = [one.metadata.message_type for one in grid.sent if one.metadata.dst_node_id == 12]
+    assert asked[-1] == spoiled

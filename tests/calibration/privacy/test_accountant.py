@@ -8,6 +8,7 @@ import pytest
 from dp_accounting import pld
 
 from calibration.privacy.accountant import (
+    Releases,
     history,
     new_accountant,
     noise_multiplier,
@@ -57,7 +58,7 @@ def test_the_noise_keeps_what_was_asked_for_by_another_accountant(
     settings = dataclasses.replace(SETTINGS, epsilon=epsilon, batch_size=batch_size)
     multiplier = noise_multiplier(settings, 64)
     accountant = pld.PLDAccountant(dp.NeighboringRelation.REPLACE_SPECIAL)
-    accountant.compose(history(multiplier, batch_size / 64, 100))
+    accountant.compose(history(multiplier, batch_size / 64, Releases(1, 100, 0)))
     assert 0.85 * epsilon < accountant.get_epsilon(settings.delta) <= epsilon
 
 
@@ -76,7 +77,8 @@ def test_every_epsilon_that_settings_accept_has_its_noise(
     settings = dataclasses.replace(SETTINGS, epsilon=epsilon, rounds=rounds, local_steps=steps)
     multiplier = noise_multiplier(settings, count)
     spent = new_accountant()
-    spent.compose(history(multiplier, sampling_rate(settings, count), rounds * steps))
+    rate = sampling_rate(settings, count)
+    spent.compose(history(multiplier, rate, Releases(1, rounds * steps, 0)))
     assert 0.99 * epsilon < spent.get_epsilon(settings.delta) <= epsilon
 
 

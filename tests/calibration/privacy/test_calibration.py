@@ -240,3 +240,31 @@ def test_a_private_calibration_records_its_budget_and_no_losses(calibrated) -> N
     report = (out / "report" / "report.md").read_text()
     assert "Withheld by the clients for privacy" in report and "loss.png" not in report
     assert not (out / "report" / "loss.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "rung", "spent"),
+    [
+        ({"fit": "head"}, "head", "1 x all examples at once, 0 local steps, 8 gradients"),
+        ({"readout": "bias"}, "bias", "1 x all examples at once, 0 local steps, 8 gradients"),
+        (
+            {"fit": "coefficients", "readout": "head"},
+            "coefficients+head",
+            "2 x all examples at once, 4 local steps, 8 gradients",
+        ),
+    ],
+)
+def test_a_private_readout_is_calibrated_and_says_what_it_spent(
+    calibrated, examples: list[Example], tmp_path: Path, choice, rung: str, spent: str
+) -> None:
+    public = tmp_path / "public.jsonl"
+    public.write_text("\n".join(json.dumps(vars(example)) for example in examples[:4]))
+    out = calibrated(**choice, **{"held-out-data": public})
+    artifact = load_artifact(out)
+    assert artifact.spec.rung == rung
+    assert all(torch.isfinite(tensor).all() for tensor in artifact.tensors.values())
+    record = artifact.spec.calibration
+    assert record.settings["epsilon_spent_on"] == f"{spent} of the readout"
+    assert spent in (out / "report" / "report.md").read_text()
+    assert record.rungs == () and record.metrics["held_out"] == 4.0
+    assert record.wire_bytes["readouts_per_client_up"] > 0
