@@ -1,7 +1,8 @@
-"""How much of a client's examples somebody can recover from the vector it uploads.
+"""How much of a client's examples somebody can recover from a message that it sends.
 
 The attacker has the base model, the task and public texts of it (other rows of the same data
-set), and sees one vector: the mean over 1, 8 or 64 examples, as it is, in int8, or private with
+set), and sees one message of a client with 1, 8 or 64 examples: its context vector, the sums that
+label rows are fitted from, or its update of channels after a round; as it is, or private with
 epsilon 8 and 1. It tries to name the client's commonest label, the words in its texts, and
 whether a given example is the client's. Every number stands beside what is right by chance.
 
@@ -18,10 +19,11 @@ from statistics import fmean, stdev
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from bench.common.data_sets import PAPER, load_data_set
 from bench.common.report import machine, options, report
-from bench.federation.attack_vectors import Channel, Scene, channels, prepare
+from bench.federation.attack_messages import Message, Scene, prepare, received
 from bench.federation.attackers import (
     Inversion,
     Membership,
@@ -45,15 +47,23 @@ ATTACKS = {
     "top_words": "10 words named, % right",
     "member": "membership, AUC",
 }
+KINDS = {
+    "vector": "*Context vector*: the mean activation.",
+    "label rows": "*Label rows*: class sums of last hidden states and counts; exact ones in five "
+    "folds, so a label with one row in a fold gives that row's last hidden state away as it is, and "
+    "counts are told (second moments, which are told too, are left out here). With epsilon there "
+    "are no folds, and rows are clipped.",
+    "channels": "*Channels*: the update after one round, as the mean of its steps' gradients.",
+}
 
 Scores = dict[str, list[float]]  # by attack, and attack + "_chance": one value a draw
-Results = dict[str, dict[str, dict[str, Scores]]]  # by data set, channel and number of examples
+Results = dict[str, dict[str, dict[str, Scores]]]  # by data set, message and number of examples
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is run: rows per data set for the attacker and for the clients, vectors the
-    attacker makes, and how many times how many clients are attacked."""
+    """How much is run: rows per data set for the attacker and for the clients, messages
+    the attacker makes, and how many times how many clients are attacked."""
 
     public: int
     private: int
@@ -64,24 +74,29 @@ class Size:
     words: int = 1000
 
 
-FULL = Size(public=1500, private=810, made=1500, draws=5, clients=40, counts=(1, 8, 64))
-QUICK = Size(public=480, private=216, made=400, draws=2, clients=25, counts=(1, 8, 16))
+FULL = Size(public=810, private=810, made=500, draws=3, clients=40, counts=(1, 8, 64))
+QUICK = Size(public=480, private=216, made=300, draws=2, clients=25, counts=(1, 8, 16))
 
 
 def attack(
-    scene: Scene, channel: Channel, membership: Membership, count: int, size: Size
+    scene: Scene,
+    message: Message,
+    adds: tuple[Tensor, Tensor],
+    membership: Membership,
+    count: int,
+    size: Size,
 ) -> Scores:
-    """All attacks on vectors of `count` examples, `size.draws` times on fresh clients."""
+    """All attacks on messages of `count` examples, `size.draws` times on fresh clients. `adds` are
+    what public and private rows add to a message."""
     generator = np.random.default_rng(count)
     public, private = scene.public, scene.private
     made = [draw_client(public.labels, count, generator) for _ in range(size.made)]
-    vectors = scene.vectors(public, made, channel, generator)
-    inversion = Inversion(vectors, public.facts(made))
+    inversion = Inversion(received(message, adds[0], made, generator), public.facts(made))
     scores: Scores = {}
     for _ in range(size.draws):
         clients = [draw_client(private.labels, count, generator) for _ in range(size.clients)]
-        vectors = scene.vectors(private, clients, channel, generator)
-        found, truth = inversion.recovered(vectors), private.facts(clients)
+        seen = received(message, adds[1], clients, generator)
+        found, truth = inversion.recovered(seen), private.facts(clients)
         guessed = inversion.guessed(len(clients))
         for name, metric in METRICS.items():
             scores.setdefault(name, []).append(metric(found, truth))
@@ -89,8 +104,8 @@ def attack(
         strangers = [draw_strangers(private.labels, members, generator) for members in clients]
         ratios = [
             [
-                membership.scores(vector, positions, count, channel.deviation(count))
-                for vector, positions in zip(vectors, people, strict=True)
+                membership.scores(one, positions, count, message.deviation(count))
+                for one, positions in zip(seen, people, strict=True)
             ]
             for people in (clients, strangers)
         ]
@@ -100,43 +115,48 @@ def attack(
 
 
 def run(model: HookedModel, folder: Path, size: Size) -> Results:
-    """All data sets, channels and numbers of examples."""
+    """All data sets, messages and numbers of examples."""
     results: Results = {}
     for name in PAPER:
         data = load_data_set(folder, name, TEST_ROWS)
         scene = prepare(model, data, size.public, size.private, size.words)
-        for title, channel in channels(model.num_layers).items():
-            membership = Membership(scene.public.bounded(channel), scene.private.bounded(channel))
+        for title, message in scene.messages():
+            adds = message.added(scene.public), message.added(scene.private)
+            membership = Membership(*(added.flatten(1).numpy() for added in adds))
             for count in size.counts:
-                scores = attack(scene, channel, membership, count, size)
+                scores = attack(scene, message, adds, membership, count, size)
                 results.setdefault(name, {}).setdefault(title, {})[str(count)] = scores
                 found = ", ".join(f"{key} {fmean(scores[key]):.2f}" for key in ATTACKS)
                 print(f"{name} {title} {count}: {found}", flush=True)
     return results
 
 
-def average(results: Results, channel: str, count: str, key: str) -> float:
+def average(results: Results, message: str, count: str, key: str) -> float:
     """Mean of a score over data sets and draws."""
-    return fmean(fmean(runs[channel][count][key]) for runs in results.values())
+    return fmean(fmean(runs[message][count][key]) for runs in results.values())
 
 
 def headline(results: Results) -> dict[str, float]:
-    """Every attack on exact and private vectors of the fewest and the most examples."""
-    counts = list(next(iter(results.values()))["exact"])
+    """Every attack on exact and private messages of each kind, of the fewest and the most
+    examples."""
+    counts = list(next(iter(results.values()))["vector, exact"])
     return {
-        f"{key}_{channel.replace(' ', '')}_{count}": round(average(results, channel, count, key), 3)
+        f"{key}_{kind}_{privacy}_{count}".replace(" ", ""): round(
+            average(results, f"{kind}, {privacy}", count, key), 3
+        )
         for key in ATTACKS
-        for channel in ("exact", "epsilon 8")
+        for kind in KINDS
+        for privacy in ("exact", "epsilon 8")
         for count in (counts[0], counts[-1])
     }
 
 
 def table_rows(runs: dict[str, dict[str, Scores]]) -> list[list[str]]:
-    """One row a channel and number of examples: each attack, its spread, and chance."""
+    """One row a message and number of examples: each attack, its spread, and chance."""
     rows = []
-    for channel, by_count in runs.items():
+    for message, by_count in runs.items():
         for count, scores in by_count.items():
-            cells = [f"{channel}, {count}"]
+            cells = [f"{message}, {count}"]
             for key in ATTACKS:
                 scale = 1.0 if key in ("word_auc", "member") else 100.0
                 digits = 2 if scale == 1.0 else 0
@@ -149,11 +169,11 @@ def table_rows(runs: dict[str, dict[str, Scores]]) -> list[list[str]]:
 
 def reading(results: Results) -> str:
     """The numbers in plain words."""
-    few, *_, many = next(iter(results.values()))["exact"]
+    few, *_, many = next(iter(results.values()))["vector, exact"]
 
-    def said(channel: str, count: str) -> str:
-        value = {key: average(results, channel, count, key) for key in ATTACKS}
-        chance = {key: average(results, channel, count, f"{key}_chance") for key in ATTACKS}
+    def said(message: str, count: str) -> str:
+        value = {key: average(results, message, count, key) for key in ATTACKS}
+        chance = {key: average(results, message, count, f"{key}_chance") for key in ATTACKS}
         return (
             f"names the commonest label of {value['label']:.0%} of clients (by chance "
             f"{chance['label']:.0%}), has {10 * value['top_words']:.1f} of ten words right "
@@ -161,16 +181,23 @@ def reading(results: Results) -> str:
             f"stranger with an AUC of {value['member']:.2f} (by chance 0.50)"
         )
 
-    return (
-        "What this means. A context vector is not text, but it is not anonymous either: treat it "
-        "like the examples behind it. Mean over the data sets, somebody with the base model and "
-        f"public texts of the task who sees the exact vector of {few} example "
-        f"{said('exact', few)}. From the mean of {many} examples it {said('exact', many)}. With "
-        f"epsilon 8 and {many} examples it {said('epsilon 8', many)}; with epsilon 1 it "
-        f"{said('epsilon 1', many)}. Words are recovered as a list of candidates, never as "
-        "sentences, and sending int8 hides nothing. Privacy is per example: what many examples "
-        "have in common, such as their commonest label, stays visible. Better attackers may "
-        "exist: only epsilon is a guarantee, the rest is what these managed."
+    kinds = [
+        f"{what} Of {few} example it {said(f'{kind}, exact', few)}. Of {many} it "
+        f"{said(f'{kind}, exact', many)}. With epsilon 8 and {many} examples it "
+        f"{said(f'{kind}, epsilon 8', many)}; with epsilon 1 it {said(f'{kind}, epsilon 1', many)}."
+        for kind, what in KINDS.items()
+    ]
+    return "\n\n".join(
+        [
+            "What this means. No message holds text, and none is anonymous: treat each like the "
+            "examples behind it. Mean over the data sets, somebody with the base model and public "
+            "texts of the task:",
+            *kinds,
+            "Words are recovered as a list of candidates, never as sentences, and sending int8 "
+            "hides nothing. Privacy is per example: what many examples have in common, such as "
+            "their commonest label, stays visible. Better attackers may exist: only epsilon is a "
+            "guarantee, the rest is what these managed.",
+        ]
     )
 
 
@@ -178,7 +205,7 @@ def write_tables(results: Results, workload: str, path: Path) -> None:
     """The tables in Markdown, beside the JSON file."""
     sections = [workload, reading(results)]
     for name, runs in results.items():
-        header = [f"{name}: vector, examples behind it", *ATTACKS.values()]
+        header = [f"{name}: message, examples behind it", *ATTACKS.values()]
         lines = [header, ["---"] * len(header), *table_rows(runs)]
         sections.append("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
     path.with_suffix(".md").write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -186,7 +213,7 @@ def write_tables(results: Results, workload: str, path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = options(__doc__, quick="under 2 minutes on one core")
+    parser = options(__doc__, quick="under 5 minutes on two cores")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
     parser.add_argument("--dtype", default="fp32", help="fp32 or bf16")
@@ -202,9 +229,10 @@ def main() -> None:
     workload = (
         f"Model {Path(args.model).name}, {args.dtype}. Value ± sd over {size.draws} draws of "
         f"{size.clients} clients (by chance), labels of a client Dirichlet(0.5), "
-        f"{size.public} public rows, {size.made} vectors made to learn from, {size.words} "
-        f"words; private vectors in the budget of {Settings.rounds} x {Settings.local_steps} "
-        f"steps at delta {Settings.delta:g}; {machine()}."
+        f"{size.public} public rows, {size.made} messages made to learn from, {size.words} "
+        f"words; vectors and channels in the budget of {Settings.rounds} x "
+        f"{Settings.local_steps} steps, label rows in theirs, at delta {Settings.delta:g}; "
+        f"{machine()}."
     )
     record = {
         "headline": headline(results),
