@@ -50,9 +50,9 @@ ATTACKS = {
 KINDS = {
     "vector": "*Context vector*: the mean activation.",
     "label rows": "*Label rows*: class sums of last hidden states and counts; exact ones in five "
-    "folds, so a label with one row in a fold gives that row's last hidden state away as it is, and "
-    "counts are told (second moments, which are told too, are left out here). With epsilon there "
-    "are no folds, and rows are clipped.",
+    "folds, so a label with one row in a fold gives that row's last hidden state away as it is "
+    "(second moments, which are told too, are left out here). With epsilon there are no folds, and "
+    "rows are clipped.",
     "channels": "*Channels*: the update after one round, as the mean of its steps' gradients.",
 }
 
@@ -74,7 +74,7 @@ class Size:
     words: int = 1000
 
 
-FULL = Size(public=810, private=810, made=500, draws=3, clients=40, counts=(1, 8, 64))
+FULL = Size(public=480, private=810, made=400, draws=3, clients=40, counts=(1, 8, 64))
 QUICK = Size(public=480, private=216, made=300, draws=2, clients=25, counts=(1, 8, 16))
 
 
