@@ -26,11 +26,12 @@ GRADIENT_NOISE = 4.0
 
 
 class Releases(NamedTuple):
-    """How often a client tells something of all its examples at once (its vector, its sums), makes
-    a local step, and tells a readout's gradient."""
+    """How often a client tells its context vector, makes a local step, tells sums of its rows for a
+    readout, and a gradient of the readout."""
 
-    whole: int
+    vectors: int
     steps: int
+    sums: int
     gradients: int
 
     @classmethod
@@ -38,12 +39,13 @@ class Releases(NamedTuple):
         """Those that private settings ask for."""
         rung = private_rung(settings)
         fits, reads = rung.fit != "none", rung.readout != "none"
-        return cls(fits + reads, fits * settings.rounds * settings.local_steps, reads * STEPS)
+        steps = fits * settings.rounds * settings.local_steps
+        return cls(int(fits), steps, int(reads), reads * STEPS)
 
     def __str__(self) -> str:
         """What the budget is spent on, in the record of a calibration."""
-        once = f"{self.whole} x all examples at once"
-        return f"{once}, {self.steps} local steps, {self.gradients} gradients of the readout"
+        names = ("context vector", "local step", "sums of rows", "gradient of the readout")
+        return ", ".join(f"{n} x {name}" for n, name in zip(self, names, strict=True) if n)
 
 
 def noise_multiplier(settings: Settings, count: int) -> float:
@@ -69,7 +71,7 @@ def history(multiplier: float, rate: float, releases: Releases) -> Any:
     release = dp.GaussianDpEvent(multiplier)
     step = dp.PoissonSampledDpEvent(rate, release)
     gradient = dp.GaussianDpEvent(GRADIENT_NOISE * multiplier)
-    parts = zip((release, step, gradient), releases, strict=True)
+    parts = zip((release, step, release, gradient), releases, strict=True)
     return dp.ComposedDpEvent([dp.SelfComposedDpEvent(one, times) for one, times in parts if times])
 
 
@@ -101,6 +103,6 @@ def _calibrated(epsilon: float, delta: float, rate: float, releases: Releases) -
         )
     except NoBracketIntervalFoundError as error:
         raise DataError(
-            f"no noise is known to keep epsilon {epsilon:g} with delta {delta:g} over "
-            f"{releases.steps} steps; ask for a larger --epsilon or --delta"
+            f"no noise is known to keep epsilon {epsilon:g} with delta {delta:g} over {releases}; "
+            "ask for a larger --epsilon or --delta"
         ) from error

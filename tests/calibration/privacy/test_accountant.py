@@ -58,7 +58,7 @@ def test_the_noise_keeps_what_was_asked_for_by_another_accountant(
     settings = dataclasses.replace(SETTINGS, epsilon=epsilon, batch_size=batch_size)
     multiplier = noise_multiplier(settings, 64)
     accountant = pld.PLDAccountant(dp.NeighboringRelation.REPLACE_SPECIAL)
-    accountant.compose(history(multiplier, batch_size / 64, Releases(1, 100, 0)))
+    accountant.compose(history(multiplier, batch_size / 64, Releases(1, 100, 0, 0)))
     assert 0.85 * epsilon < accountant.get_epsilon(settings.delta) <= epsilon
 
 
@@ -78,13 +78,16 @@ def test_every_epsilon_that_settings_accept_has_its_noise(
     multiplier = noise_multiplier(settings, count)
     spent = new_accountant()
     rate = sampling_rate(settings, count)
-    spent.compose(history(multiplier, rate, Releases(1, rounds * steps, 0)))
+    spent.compose(history(multiplier, rate, Releases(1, rounds * steps, 0, 0)))
     assert 0.99 * epsilon < spent.get_epsilon(settings.delta) <= epsilon
 
 
 def test_a_budget_that_no_noise_keeps_is_refused() -> None:
     settings = dataclasses.replace(SETTINGS, epsilon=0.01, delta=1e-12, batch_size=64)
-    with pytest.raises(DataError, match="keep epsilon 0.01 with delta 1e-12 over 100 steps; ask"):
+    with pytest.raises(
+        DataError,
+        match="epsilon 0.01 with delta 1e-12 over 1 x context vector, 100 x local step; ask",
+    ):
         noise_multiplier(settings, 64)
 
 

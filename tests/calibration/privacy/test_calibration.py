@@ -245,12 +245,12 @@ def test_a_private_calibration_records_its_budget_and_no_losses(calibrated) -> N
 @pytest.mark.parametrize(
     ("choice", "rung", "spent"),
     [
-        ({"fit": "head"}, "head", "1 x all examples at once, 0 local steps, 8 gradients"),
-        ({"readout": "bias"}, "bias", "1 x all examples at once, 0 local steps, 8 gradients"),
+        ({"fit": "head"}, "head", "1 x sums of rows, 8 x gradient of the readout"),
+        ({"readout": "bias"}, "bias", "1 x sums of rows, 8 x gradient of the readout"),
         (
             {"fit": "coefficients", "readout": "head"},
             "coefficients+head",
-            "2 x all examples at once, 4 local steps, 8 gradients",
+            "1 x context vector, 4 x local step, 1 x sums of rows, 8 x gradient of the readout",
         ),
     ],
 )
@@ -264,7 +264,7 @@ def test_a_private_readout_is_calibrated_and_says_what_it_spent(
     assert artifact.spec.rung == rung
     assert all(torch.isfinite(tensor).all() for tensor in artifact.tensors.values())
     record = artifact.spec.calibration
-    assert record.settings["epsilon_spent_on"] == f"{spent} of the readout"
+    assert record.settings["epsilon_spent_on"] == spent
     assert spent in (out / "report" / "report.md").read_text()
     assert record.rungs == () and record.metrics["held_out"] == 4.0
     assert record.wire_bytes["readouts_per_client_up"] > 0

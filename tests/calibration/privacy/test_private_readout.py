@@ -148,13 +148,13 @@ def test_the_noise_on_gradients_is_the_accountants() -> None:
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        ({"fit": "head"}, Releases(1, 0, STEPS)),
-        ({"fit": "bias"}, Releases(1, 0, STEPS)),
-        ({"readout": "head"}, Releases(1, 0, STEPS)),
-        ({"fit": "coefficients", "readout": "bias"}, Releases(2, 300, STEPS)),
-        ({"fit": "channels", "readout": "head"}, Releases(2, 300, STEPS)),
-        ({"fit": "channels"}, Releases(1, 300, 0)),
-        ({}, Releases(1, 300, 0)),
+        ({"fit": "head"}, Releases(0, 0, 1, STEPS)),
+        ({"fit": "bias"}, Releases(0, 0, 1, STEPS)),
+        ({"readout": "head"}, Releases(0, 0, 1, STEPS)),
+        ({"fit": "coefficients", "readout": "bias"}, Releases(1, 300, 1, STEPS)),
+        ({"fit": "channels", "readout": "head"}, Releases(1, 300, 1, STEPS)),
+        ({"fit": "channels"}, Releases(1, 300, 0, 0)),
+        ({}, Releases(1, 300, 0, 0)),
     ],
 )
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
