@@ -74,7 +74,7 @@ class Size:
     words: int = 1000
 
 
-FULL = Size(public=480, private=810, made=400, draws=3, clients=40, counts=(1, 8, 64))
+FULL = Size(public=1000, private=810, made=1000, draws=3, clients=40, counts=(1, 8, 64))
 QUICK = Size(public=480, private=216, made=300, draws=2, clients=25, counts=(1, 8, 16))
 
 
