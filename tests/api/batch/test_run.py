@@ -69,7 +69,8 @@ def plan(tmp_path, scorer):
         )
         labels = tuple(label.name for label in scorer.task.spec.labels)
         columns = ResultColumns(labels)
-        return Plan(open_source(path), tmp_path / output, columns, "text", chunk_rows, truncate)
+        source = open_source(path, "text", tmp_path / output)
+        return Plan(source, tmp_path / output, columns, chunk_rows, truncate)
 
     return plan
 
