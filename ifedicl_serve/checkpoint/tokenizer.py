@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ifedicl_serve.checkpoint.files import digest_of, file_names, read_json
+from ifedicl_serve.checkpoint.files import digest_of, file_names
 from ifedicl_serve.errors import ModelError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -27,12 +27,12 @@ def load_tokenizer(model: str) -> Any:
         raise ModelError(
             f"{model} has none of {', '.join(TOKENIZER_FILES)}; save its tokenizer beside it"
         )
-    if "tokenizer.json" in names:
-        read_json(model, "tokenizer.json")  # damaged, it is a bare Exception of another library
     try:
         return AutoTokenizer.from_pretrained(model, mistral_format=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelError(f"cannot load the tokenizer of {model!r}: {error}") from error
+    except Exception as error:  # of a damaged file the tokenizers library raises nothing narrower
+        raise ModelError(
+            f"cannot load the tokenizer of {model!r}: {error}; save it anew beside the model"
+        ) from error
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -41,13 +41,12 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
     vLLM's own subclasses, which only cache, count as what they were made of.
     """
-    special = tokenizer.special_tokens_map
     probes = [*PROBES, *(f"a{token} b" for token in tokenizer.all_special_tokens)]
     return digest_of(
         {
             "class": _class_name(tokenizer),
             "pipeline": _pipeline(tokenizer),
-            "special_tokens": special,
+            "special_tokens": tokenizer.special_tokens_map,
             "chat_template": tokenizer.chat_template,
             "probes": [list(tokenizer(probe).input_ids) for probe in probes],
         }
@@ -65,6 +64,6 @@ def _class_name(tokenizer: Any) -> str:
 def _pipeline(tokenizer: Any) -> Any:
     """From normaliser to added tokens, as the tokenizers library writes it; of a tokenizer in
     Python the vocabulary. How texts are cut and padded is the caller's, call by call."""
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return tokenizer.get_vocab()
     return json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
