@@ -234,7 +234,7 @@ def test_without_noise_it_is_the_readout_of_one_process(
 ) -> None:
     invitation = with_readout(private, fit=kind)
     outcome = run(grid, invitation, tmp_path / "toy")
-    rows = [owner.rows(invitation.task.names).train for owner in grid.owners.values()]
+    rows = [owner.rows(invitation.task).train for owner in grid.owners.values()]
     settings, task = invitation.settings, invitation.task
     read = [read_privately(llama, task, part, None, settings) for part in rows]
     here = PrivateReaders([PrivateReader(one, settings) for one in read])
