@@ -105,15 +105,17 @@ def ours(
 
 
 def seconds_of(rung: Rung, stages: Mapping[str, float]) -> float:
-    """What a rung takes, of the seconds of the stages in which all rungs were fitted."""
-    needed = (
-        ["read" if rung.fit == "none" else f"read {rung.fit}"] if rung.readout != "none" else []
-    )
+    """What a rung takes, of the seconds of the stages in which all rungs were fitted. Readouts are
+    fitted under all fits at once: a fit's are counted an equal part."""
+    needed, compared = [], 0.0
+    if rung.readout != "none":
+        needed = ["read" if rung.fit == "none" else f"read {rung.fit}"]
+        compared = stages.get("compare", 0.0) / (1 + len(SITE_FITS))
     if rung.fit != "none":
         needed += ["extract", f"fit {rung.fit}"]
     if rung.fit == "channels":
         needed.append("evaluate")
-    return round(sum(stages.get(stage, 0.0) for stage in needed), 2)
+    return round(compared + sum(stages.get(stage, 0.0) for stage in needed), 2)
 
 
 def rivals(evaluation: Evaluation, rows: Rows, bare: Features, seed: int) -> dict[str, Any]:

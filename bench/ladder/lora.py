@@ -17,9 +17,10 @@ import numpy as np
 from bench.common.data_sets import DataSet
 from bench.federation.lora import Lora, add_adapters, fit_adapters, load
 from calibration.data.rows import Rows
+from calibration.ladder import Rung
 from calibration.model.load import open_model
 from calibration.model.score import Features
-from calibration.readout.fit import fit_readout, readout_tensors
+from calibration.readout.fit import fit_readouts, readout_tensors
 from calibration.readout.folds import folds_of
 from calibration.readout.reader import Reader, Readers
 from calibration.settings import Settings
@@ -72,8 +73,9 @@ def tuned_lora(
 def readout_of(held: Features, rows: Rows, data: DataSet) -> Readout | None:
     """Sharpness and bias from held-out rows."""
     labels = np.array(data.task.indices(rows.held_out))
-    readers = Readers([Reader(held, labels, folds_of(rows.held_out))])
-    told = readers.statistics()
+    readers = Readers({"none": [Reader(held, labels, folds_of(rows.held_out))]})
+    told = readers.statistics(["none"])
     readers.learn(told)
-    stack = fit_readout(readers, len(data.task.labels), "bias")
-    return Readout.of(readout_tensors(told, stack, "bias"))
+    rung = Rung("none", "bias")
+    stack = fit_readouts(readers, [rung], len(data.task.labels))[rung]
+    return Readout.of(readout_tensors(told["none"], stack, rung.readout))

@@ -17,6 +17,7 @@ from calibration.command.arguments import (
     PrivacyOptions,
     PromptOptions,
     Seed,
+    StartFrom,
 )
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import FederationError
@@ -66,6 +67,7 @@ def _federate(
     wire: Annotated[
         str, typer.Option(help="Context vector and channels as fp32, fp16 or int8.")
     ] = "fp32",
+    start_from: StartFrom = None,
     privacy: PrivacyOptions,
     held_out: Annotated[
         float,
@@ -107,8 +109,10 @@ def _federate(
         out=out.resolve(),
         state=(out.parent / f".{out.name}.state").resolve(),
         report=(out / "report").resolve(),
+        start_from=start_from.resolve() if start_from else None,
         data=data_digests(owners, invitation),
     )
+    job.shelf()  # a folder without a task to start from is an error now
     if superlink is None:
         run_here(job, owners)
     else:

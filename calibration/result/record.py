@@ -12,6 +12,7 @@ from calibration.calibrate import Calibrated
 from calibration.ladder import Rung
 from calibration.settings import Settings
 from calibration.stages.judge import DIGITS, Measured, Metrics
+from calibration.state import State
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity
@@ -53,13 +54,18 @@ def calibration_spec(
             round_losses=round_losses(done) if done else (),
             seed=settings.seed,
             client_sizes=tuple(client_sizes),
-            settings=settings.record() | circumstances,
+            settings=settings.record() | (begun_at(done.state) if done else {}) | circumstances,
             metrics=measurements(done.measured) if done else {},
             rungs=rung_records(done, shape) if done else (),
             wire_bytes=wire_bytes(done, shape, vector_bytes, len(client_sizes)) if done else {},
             versions=versions(),
         ),
     )
+
+
+def begun_at(state: State) -> dict[str, int | float | str]:
+    """The task that each fit began at, if it was one of the shelf."""
+    return {f"{fit}_from": said["task"] for fit, said in state.starts.items() if said["taken"]}
 
 
 def measurements(measured: Measured) -> Metrics:

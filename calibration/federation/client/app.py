@@ -83,8 +83,8 @@ def extract(asked: Question) -> RecordDict:
 
 def fit(asked: Question) -> RecordDict:
     """The client's values at the sites after a round."""
-    kind, round_index = asked.site_fit(), asked.round(first=0)
-    vector, values = asked.vector(), asked.values(kind, round_index)
+    kind, round_index = asked.site_fit(), asked.round()
+    vector, values = asked.vector(), asked.values(kind)
 
     def answer() -> RecordDict:
         update = asked.participant.fit(kind, vector, values, round_index)
@@ -95,25 +95,27 @@ def fit(asked: Question) -> RecordDict:
 
 
 def held_out(asked: Question) -> RecordDict:
-    """The client's held-out loss under the values after a round."""
-    injection = asked.injection(asked.site_fit(), asked.round(first=1))
-    loss, rows = asked.participant.held_out_loss(injection)
+    """The client's held-out loss under values at the sites."""
+    loss, rows = asked.participant.held_out_loss(asked.injection(asked.site_fit()))
     return ok({"loss": loss, "rows": rows})
 
 
 def statistics(asked: Question) -> RecordDict:
     """Sums over the client's rows."""
-    return ok({}, statistics_record(asked.read(asked.fit()).reader.statistics()))
+    by_fit = (asked.read(fit).reader.statistics() for fit in asked.fits())
+    return ok({}, statistics_record([one for by_fold in by_fit for one in by_fold]))
 
 
 def losses(asked: Question) -> RecordDict:
     """Losses of readouts, summed over the client's rows."""
-    return ok({}, losses_record(asked.taught(asked.fit()).reader.losses(asked.sums())))
+    wanted = asked.sums()
+    return ok({}, losses_record(asked.readers(wanted).losses(wanted)))
 
 
 def curvatures(asked: Question) -> RecordDict:
     """The same with derivatives."""
-    return ok({}, curvatures_record(asked.taught(asked.fit()).reader.curvatures(asked.sums())))
+    wanted = asked.sums()
+    return ok({}, curvatures_record(asked.readers(wanted).curvatures(wanted)))
 
 
 def judge(asked: Question) -> RecordDict:

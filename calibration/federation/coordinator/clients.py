@@ -32,6 +32,7 @@ from calibration.federation.wire.messages import (
     HELD_OUT,
     JUDGE,
     READING,
+    VALUES,
     Member,
     count_of,
     held_out_of,
@@ -107,31 +108,34 @@ class RemoteClients:
         """From all clients that are there; the vector goes out with the first round."""
         done = state.rounds_done(fit)
         self.progress.fitting(fit, 0, done)
-        self.letters.tell_values(state, fit, done)
+        values = self.letters.tell_values(state, fit, state.current(fit))
+        request: dict[str, Record] = {
+            ASK: ConfigRecord({"fit": fit, VALUES: values, "round": done})
+        }
         read = partial(self._read_update, fit, self._untouched(state, fit))
-        return self.letters.ask(FIT, self.numbers, _of_round(fit, done), read)
+        return self.letters.ask(FIT, self.numbers, request, read)
 
     def held_out_loss(self, state: State, fit: SiteFit) -> float | None:
         """Over all clients' rows together."""
         if not self.held_out:
             return None
-        done = state.rounds_done(fit)
-        self.letters.tell_values(state, fit, done)
-        told = self.letters.ask(HELD_OUT, self.numbers, _of_round(fit, done), _read_held_out)
+        values = self.letters.tell_values(state, fit, state.current(fit))
+        request: dict[str, Record] = {ASK: ConfigRecord({"fit": fit, VALUES: values})}
+        told = self.letters.ask(HELD_OUT, self.numbers, request, _read_held_out)
         rows = sum(count for _, count in told.values())
         _need_rows(rows, HELD_OUT)
         return sum(loss for loss, _ in told.values()) / rows
 
-    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> RemoteReaders:
+    def readers(self, state: State, fits: Sequence[Fit], rungs: Sequence[Rung]) -> RemoteReaders:
         """Of all clients, which are told what to read their rows under."""
-        self.progress.reading(fit)
+        self.progress.comparing()
         self._by_held_out = self.held_out > 0 and any(rung.fit != "none" for rung in rungs)
-        reading: dict[str, int | bool] = {"by_held_out": self._by_held_out}
-        if fit != "none":
-            reading["round"] = state.best_round(fit)
-            self.letters.tell_values(state, fit, state.best_round(fit))
-        self.letters.tell(told_name(READING, fit), ConfigRecord({**reading}))
-        return RemoteReaders(self.letters, self.numbers, fit, partial(self._announced, fit))
+        for fit in fits:
+            reading: dict[str, str | bool] = {"by_held_out": self._by_held_out}
+            if fit != "none":
+                reading[VALUES] = self.letters.tell_values(state, fit, state.best(fit))
+            self.letters.tell(told_name(READING, fit), ConfigRecord({**reading}))
+        return RemoteReaders(self.letters, self.numbers, self._announced)
 
     def judge(self, rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]) -> Judgement:
         """By the rows of `readers`."""
@@ -183,10 +187,6 @@ class RemoteClients:
         judgement = judgement_of(sent, rows, rungs, self.labels)
         refuse_judgement(judgement)
         return judgement
-
-
-def _of_round(fit: SiteFit, round_index: int) -> dict[str, Record]:
-    return {ASK: ConfigRecord({"fit": fit, "round": round_index})}
 
 
 def _read_held_out(content: RecordDict, member: Member) -> tuple[float, int]:

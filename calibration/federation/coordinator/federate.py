@@ -19,6 +19,7 @@ from calibration.result.outcome import Outcome
 from calibration.result.record import calibration_spec
 from calibration.run.progress import Progress
 from calibration.run.recorder import Recorder
+from calibration.stages.start import EMPTY, Shelf
 from calibration.state import StateStore
 from ifedicl_serve.contract.spec import TaskSpec
 
@@ -30,6 +31,7 @@ def federate(
     grid: Grid,
     store: StateStore,
     progress: Progress,
+    shelf: Shelf = EMPTY,
 ) -> Outcome:
     """Calibrate a task with the clients on `grid`, going on from a saved state if there is one,
     and save its artifact to `out`. Raises QuorumError when too few clients answer."""
@@ -40,7 +42,7 @@ def federate(
     clients = RemoteClients(fleet, kept, progress)
     names = invitation.task.names
     recorder = Recorder(invitation.settings, names, saved, store, progress, clients.memory)
-    done = calibrate(clients, invitation.settings, recorder)
+    done = calibrate(clients, invitation.settings, recorder, shelf)
     return recorder.finished(done, federated_spec(invitation, clients.sizes, done), out)
 
 

@@ -124,7 +124,8 @@ class Fleet:
         answers: dict[int, Answer] = {}
         forgot = self._round({node: request for node in nodes}, kind, read, answers)
         full = RecordDict({**request, **reminder})
-        self._round({node: full for node in forgot}, kind, read, answers)
+        for node in self._round({node: full for node in forgot}, kind, read, answers):
+            logger.error("%s: client %d was restarted again; left out", kind, self._client(node))
         return dict(sorted(answers.items()))
 
     def need(self, count: int, did: str) -> None:

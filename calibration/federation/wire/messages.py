@@ -1,8 +1,8 @@
 """What travels between the coordinator and a client, and the border where it is checked.
 
 A message is a Flower `RecordDict`. The coordinator's says what is asked, and with it goes what a
-client is told once (`told`): the invitation, the global context vector, values at the sites after
-a round, sums over clients. A client's holds a status and, if that is ok, arrays and numbers.
+client is told once (`told`): the invitation, the global context vector, values at the sites, sums
+over clients. A client's holds a status and, if that is ok, arrays and numbers.
 Nothing has a field for a text or a token id. Everything that arrives is refused with
 FederationError unless it is exactly what was expected.
 """
@@ -42,6 +42,7 @@ STATISTICS, LOSSES, CURVATURES = "query.statistics", "query.losses", "query.curv
 JUDGE = "evaluate.judge"
 # Names of records: what is asked, in numbers and in arrays; what is told once; the answer's arrays.
 ASK, ASKED, ANSWER = "ask", "asked", "answer"
+VALUES = "values"  # in a question: by their digest
 INVITATION, VECTOR, READING, SUMS = "invitation", "vector", "reading", "sums"
 OK, REFUSED, REJOIN = "ok", "refused", "rejoin"
 
@@ -59,7 +60,7 @@ class Member(BaseModel):
 
 
 def told_name(topic: str, which: object) -> str:
-    """The name of what is told once about a topic: of a fit the values after a round, what its rows
+    """The name of what is told once about a topic: of a fit the values of a digest, what its rows
     are read under (`READING`) and the sums of what was read (`SUMS`)."""
     return f"{topic}.{which}"
 
