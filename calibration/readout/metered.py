@@ -1,6 +1,7 @@
 """What fitting readouts costs one client on a wire, whether or not there is one."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 from calibration.readout.fit import Told
@@ -12,11 +13,12 @@ FLOAT32, FLOAT64 = 4, 8
 
 
 class Metered:
-    """Passes on what is asked and told, and counts the bytes of the numbers."""
+    """Passes on what is asked and told, and counts the bytes of the numbers, by fit."""
 
     def __init__(self, told: Told) -> None:
         self.told = told
-        self.up = self.down = 0
+        self.up: Counter[Fit] = Counter()
+        self.down: Counter[Fit] = Counter()
 
     def statistics(self, fits: Sequence[Fit]) -> dict[Fit, list[Statistics]]:
         """Up once, in float32."""
@@ -31,22 +33,30 @@ class Metered:
 
     def losses(self, asked: Sequence[Asked]) -> list[float]:
         """A number up for each theta down."""
-        self.down += _asked_bytes(asked)
-        self.up += FLOAT64 * len(asked)
-        return self.told.losses(asked)
+        self._ask(asked)
+        found = self.told.losses(asked)
+        for one in asked:
+            self.up[one.fit] += FLOAT64
+        return found
 
     def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
         """A loss, a gradient and a Hessian up for each theta down."""
-        self.down += _asked_bytes(asked)
+        self._ask(asked)
         found = self.told.curvatures(asked)
-        self.up += sum(FLOAT64 + one.gradient.nbytes + one.hessian.nbytes for one in found)
+        for one, there in zip(asked, found, strict=True):
+            self.up[one.fit] += FLOAT64 + there.gradient.nbytes + there.hessian.nbytes
         return found
 
+    def _ask(self, asked: Sequence[Asked]) -> None:
+        for one in asked:
+            self.down[one.fit] += 3 * FLOAT64 + one.theta.nbytes  # fit, strength and fold with it
 
-def _statistics_bytes(statistics: Mapping[Fit, Iterable[Statistics]]) -> int:
-    parts = (part for by_fold in statistics.values() for part in by_fold)
-    return FLOAT32 * sum(getattr(part, field.name).size for part in parts for field in fields(part))
 
-
-def _asked_bytes(asked: Iterable[Asked]) -> int:
-    return sum(3 * FLOAT64 + one.theta.nbytes for one in asked)  # fit, strength and fold with each
+def _statistics_bytes(statistics: Mapping[Fit, Sequence[Statistics]]) -> Counter[Fit]:
+    names = [field.name for field in fields(Statistics)]
+    return Counter(
+        {
+            fit: FLOAT32 * sum(getattr(part, name).size for part in by_fold for name in names)
+            for fit, by_fold in statistics.items()
+        }
+    )

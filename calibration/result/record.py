@@ -121,9 +121,9 @@ def wire_bytes(
         told[f"{fit}_per_client_and_round_each_way"] = a_round
         total += 2 * done.state.rounds_done(fit) * a_round
     if done.sums.up:
-        told |= {"readouts_per_client_up": done.sums.up}
-        told |= {"readouts_per_client_down": done.sums.down}
-        total += done.sums.up + done.sums.down
+        up, down = done.sums.up.total(), done.sums.down.total()
+        told |= {"readouts_per_client_up": up, "readouts_per_client_down": down}
+        total += up + down
     return told | {"total": clients * total}
 
 

@@ -47,10 +47,10 @@ def shelf(job: Job, tmp_path: Path) -> Shelf:
     return Shelf.read(tmp_path / "shelf", job.identity)
 
 
-def reversed_shelf(shelf: Shelf) -> Shelf:
-    """Its task, driven the other way."""
+def worse(shelf: Shelf) -> Shelf:
+    """Its task, driven off."""
     (task,) = shelf.tasks
-    values = 2 - task.tensors["coefficients"]
+    values = task.tensors["coefficients"] + torch.tensor([0.0, 1.0])  # to beta
     return Shelf([dataclasses.replace(task, tensors={**task.tensors, "coefficients": values})])
 
 
@@ -59,7 +59,7 @@ def reversed_shelf(shelf: Shelf) -> Shelf:
 def test_it_begins_where_a_calibration_in_one_process_does(
     grid: LoopGrid, invitation: Invitation, job: Job, shelf: Shelf, tmp_path: Path, fit, taken: bool
 ) -> None:
-    shelf = shelf if taken else reversed_shelf(shelf)
+    shelf = shelf if taken else worse(shelf)
     settings = dataclasses.replace(SETTINGS, fit=fit)
     asked = invitation.model_copy(update={"settings": settings})
     federated = run(grid, asked, tmp_path / "federated", shelf=shelf)
@@ -102,5 +102,6 @@ def test_a_folder_without_a_task_is_refused_at_once(
 ) -> None:
     options = [f"--model={llama_folder}", f"--labels={','.join(task.names)}"]
     options += [f"--simulate={clients[0]}", f"--out={tmp_path / 'task'}"]
-    assert federate([*options, f"--start-from={tmp_path}"]) == 1
+    (tmp_path / "tasks").mkdir()
+    assert federate([*options, f"--start-from={tmp_path / 'tasks'}"]) == 1
     assert "no task to start from (none is fitted at the sites)" in capsys.readouterr().err
