@@ -64,16 +64,11 @@ def _fitted(sums: Sums, rungs: Sequence[Rung], labels: int) -> dict[Rung, Stack]
     problems = list(dict.fromkeys(problem for rung in rungs for problem in _candidates(rung)))
     found = fit_stacks(sums, starts(sums, problems, labels), labels)
     whole = {rung: _best(rung, found) for rung in rungs}
-    # What is minimised is convex: of fewer rows the minimum is near that of all.
-    folds = fit_stacks(
-        sums,
-        {part: found[one].theta for one in whole.values() for part in _without_each_fold(one)},
-        labels,
-    )
+    # What is minimised is convex: without a fold the minimum is near that of all rows.
+    near = {part: found[one].theta for one in whole.values() for part in _without_each_fold(one)}
+    folds = fit_stacks(sums, near, labels)
     return {
-        rung: Stack(
-            one.strength, found[one].theta, [folds[part].theta for part in _without_each_fold(one)]
-        )
+        rung: Stack(one.strength, found[one].theta, [folds[p].theta for p in _without_each_fold(one)])
         for rung, one in whole.items()
     }
 
