@@ -68,7 +68,9 @@ def _fitted(sums: Sums, rungs: Sequence[Rung], labels: int) -> dict[Rung, Stack]
     near = {part: found[one].theta for one in whole.values() for part in _without_each_fold(one)}
     folds = fit_stacks(sums, near, labels)
     return {
-        rung: Stack(one.strength, found[one].theta, [folds[p].theta for p in _without_each_fold(one)])
+        rung: Stack(
+            one.strength, found[one].theta, [folds[p].theta for p in _without_each_fold(one)]
+        )
         for rung, one in whole.items()
     }
 
