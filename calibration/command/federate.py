@@ -18,6 +18,7 @@ from calibration.command.arguments import (
     PromptOptions,
     Seed,
     StartFrom,
+    Truncate,
 )
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import FederationError
@@ -76,6 +77,7 @@ def _federate(
         ),
     ] = 0.2,
     columns: Columns,
+    truncate: Truncate = False,
     seed: Seed = 0,
 ) -> None:
     """Coordinate a calibration whose clients keep their data, over Flower."""
@@ -93,7 +95,7 @@ def _federate(
     named = parse_labels(labels, [])
     if (superlink is None) == (simulate is None):
         raise FederationError("give either --superlink or --simulate")
-    owners = owners_of(simulate or [], model, *columns.names, held_out)
+    owners = owners_of(simulate or [], model, *columns.names, held_out, truncate)
     expected = clients or len(owners)
     terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
     refuse_few_voters(fit.aggregation, terms.quorum)
@@ -149,6 +151,7 @@ def _client(
         ),
     ] = None,
     columns: Columns,
+    truncate: Truncate = False,
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
@@ -170,6 +173,7 @@ def _client(
         max_epsilon,
         max_delta,
         (answers or data.parent / f".{data.name}.answers").resolve(),
+        truncate,
     )
     owner.rows()  # a mistyped file is an error now, not a refusal when the coordinator comes
     run_supernode(owner, superlink, root_certificates, private_key, insecure)

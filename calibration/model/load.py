@@ -28,14 +28,16 @@ def open_model(name: str, dtype: str, device: str) -> HookedModel:
 
 def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedModel:
     """Load a local checkpoint folder or hub model, frozen. Raises ModelError."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown (known: {', '.join(DTYPES)})")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
         config = AutoConfig.from_pretrained(name)
         _dequantise_when_loaded(config)
         network: Any = AutoModelForCausalLM.from_pretrained(
