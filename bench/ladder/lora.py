@@ -22,7 +22,7 @@ from calibration.model.score import Features
 from calibration.readout.fit import fit_readout, readout_tensors
 from calibration.readout.folds import folds_of
 from calibration.readout.reader import Reader, Readers
-from calibration.settings import Settings
+from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation, read_out
 from calibration.stages.read import features_of
 from ifedicl_serve.contract.readout import Readout
@@ -45,7 +45,7 @@ def tuned_lora(
     best: tuple[float, dict[str, Any]] | None = None
     for rate in rates:
         lora, rated = Lora(rate, rank), replace(settings, learning_rate=rate)
-        model, parameters = add_adapters(open_model(source, "fp32", "cpu"), lora, settings.seed)
+        model, parameters = add_adapters(open_model(source, Machine("fp32", "cpu")), lora, settings.seed)
         for number in range(settings.rounds):
             fit_adapters(model, parameters, data.task, rows.train, rated, 0, number)
             held = features_of(model, data.task, rows.held_out, None, settings)

@@ -12,9 +12,8 @@ from rich.console import Console
 
 from calibration.command.arguments import (
     Columns,
-    Device,
-    Dtype,
     FitOptions,
+    MachineOptions,
     Model,
     Out,
     PrivacyOptions,
@@ -68,8 +67,7 @@ def _calibrate(
     ] = None,
     start_from: StartFrom = None,
     privacy: PrivacyOptions,
-    dtype: Dtype = "fp32",
-    device: Device = "auto",
+    machine: MachineOptions,
     seed: Seed = 0,
     report: Annotated[
         Path | None, typer.Option(help="Folder for the report (default: OUT/report).")
@@ -95,7 +93,7 @@ def _calibrate(
     clients = prepare.read_clients(data, columns, fraction, seed)
     test = read_examples(held_out_data, *columns.names) if held_out_data else []
     task = prepare.define_task(prompt, out, prepare.task_labels(labels, clients, test))
-    hooked = open_model(model, dtype, device)
+    hooked = open_model(model, machine.machine, typer.echo)
     settings = prepare.settings_of(fit, privacy, hooked.num_layers, seed)
     job = prepare.prepare_job(hooked, model, task, clients, test, settings, start_from)
     _run(job, out, state or out.parent / f".{out.name}.state", report or out / "report")

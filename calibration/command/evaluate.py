@@ -13,8 +13,7 @@ from rich.console import Console
 
 from calibration.command.arguments import (
     Columns,
-    Device,
-    Dtype,
+    MachineOptions,
     Model,
     Seed,
     Task,
@@ -39,8 +38,7 @@ def _evaluate(
     ] = None,
     shots: Annotated[int, typer.Option(min=1, help="Demonstrations in a few-shot prompt.")] = 8,
     columns: Columns,
-    dtype: Dtype = "fp32",
-    device: Device = "auto",
+    machine: MachineOptions,
     seed: Seed = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers here.")
@@ -59,7 +57,7 @@ def _evaluate(
     demonstrations = read_examples(train, *columns.names) if train else []
     check_labels(examples, names, str(data))
     check_labels(demonstrations, names, str(train))
-    hooked = open_model(model, dtype, device)
+    hooked = open_model(model, machine.machine)
     metrics = compare(hooked, artifact, examples, demonstrations, shots, seed)
     Console().print(metrics_table(f"{artifact.spec.name}: {len(examples)} rows", metrics))
     if json_file:

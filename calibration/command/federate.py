@@ -9,9 +9,8 @@ import typer
 
 from calibration.command.arguments import (
     Columns,
-    Device,
-    Dtype,
     FitOptions,
+    MachineOptions,
     Model,
     Out,
     PrivacyOptions,
@@ -74,6 +73,7 @@ def _federate(
         ),
     ] = 0.2,
     columns: Columns,
+    machine: MachineOptions,
     seed: Seed = 0,
 ) -> None:
     """Coordinate a calibration whose clients keep their data, over Flower."""
@@ -91,7 +91,7 @@ def _federate(
     named = parse_labels(labels, [])
     if (superlink is None) == (simulate is None):
         raise FederationError("give either --superlink or --simulate")
-    owners = owners_of(simulate or [], model, *columns.names, held_out)
+    owners = owners_of(simulate or [], model, *columns.names, held_out, machine.machine)
     expected = clients or len(owners)
     terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
     refuse_few_voters(fit.aggregation, terms.quorum)
@@ -145,8 +145,7 @@ def _client(
         ),
     ] = None,
     columns: Columns,
-    dtype: Dtype = "fp32",
-    device: Device = "auto",
+    machine: MachineOptions,
 ) -> None:
     """Take part in a federation; vectors, sums and counts leave, never text.
 
@@ -161,11 +160,10 @@ def _client(
         data.resolve(),
         *columns.names,
         held_out,
-        dtype,
-        device,
-        max_epsilon,
-        max_delta,
-        (answers or data.parent / f".{data.name}.answers").resolve(),
+        max_epsilon=max_epsilon,
+        max_delta=max_delta,
+        answers=(answers or data.parent / f".{data.name}.answers").resolve(),
+        machine=machine.machine,
     )
     owner.rows()  # a mistyped file is an error now, not a refusal when the coordinator comes
     run_supernode(owner, superlink, root_certificates, private_key, insecure)

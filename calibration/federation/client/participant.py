@@ -6,6 +6,7 @@ for the coordinator and quotes nothing of the data.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,13 +20,15 @@ from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import Member
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
-from calibration.settings import Settings, SiteFit
+from calibration.settings import Machine, Settings, SiteFit
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
 from calibration.stages.read import Read, held_out_loss, read_rows
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, FederationError
+
+logger = logging.getLogger("flwr")  # Flower shows this logger's lines
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,10 @@ class Owner:
     text_column: str = "text"
     label_column: str = "label"
     held_out: float = 0.2
-    dtype: str = "fp32"
-    device: str = "auto"
     max_epsilon: float = 0.0
     max_delta: float = 1e-5
     answers: Path | None = None
+    machine: Machine = Machine()
 
     def rows(self, labels: Sequence[str] | None = None, seed: int = 0) -> Rows:
         """Its rows; their labels are among `labels`, if given. Raises DataError for rows it cannot
@@ -83,7 +85,7 @@ class Participant:
 
     @cached_property
     def model(self) -> HookedModel:
-        return _model(self.owner.model, self.owner.dtype, self.owner.device)
+        return _model(self.owner.model, self.owner.machine)
 
     def introduce(self) -> Member:
         """Its number and how many rows it has."""
@@ -138,8 +140,8 @@ def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:
 
 
 @lru_cache(maxsize=1)
-def _model(name: str, dtype: str, device: str) -> HookedModel:
-    return open_model(name, dtype, device)
+def _model(name: str, machine: Machine) -> HookedModel:
+    return open_model(name, machine, logger.info)
 
 
 @lru_cache(maxsize=1)
