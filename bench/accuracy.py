@@ -17,11 +17,9 @@ ours alone, adapting the tail of a prompt; name another file for it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from multiprocessing import get_context
+import random
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,17 @@ from bench.common.data_sets import OTHERS, PAPER, load_data_set
 from bench.common.report import machine, options, show_headline
 from bench.common.store import Store
 from bench.ladder.cell import measure
-from bench.ladder.lora import RANKS, RATES
+from bench.ladder.cells import Cell, Rates, base_model, fill
 from bench.ladder.table import headline, markdown
-from calibration.model.hooked import HookedModel
-from calibration.model.load import open_model
+from calibration.data.examples import split_held_out
+from calibration.data.rows import Rows
 from calibration.result.record import versions
 from calibration.settings import Settings
+from ifedicl_serve.contract.spec import Extent
+
+HELD_OUT = 0.2
+SHOTS = (8, 16)
+RANKS = (8, 1)
 
 
 @dataclass(frozen=True)
@@ -52,69 +55,34 @@ FULL = Size(paper={320: 5, 32: 3, 2000: 1}, others={320: 3, 32: 3, 2000: 1}, tes
 QUICK = Size(paper={160: 1}, others={}, test=100, rounds=2, local_steps=20)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A measurement; `key` names it in the results."""
-
-    data: str
-    rows: int
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.data}/{self.rows}/{self.seed}"
-
-
 def plan(size: Size) -> list[Cell]:
     """All cells, seed after seed, so that a run that is cut short has something of everything."""
     cells = [
-        Cell(name, rows, seed)
+        Cell(name, str(rows), seed)
         for names, counts in ((PAPER, size.paper), (OTHERS, size.others))
         for rows, seeds in counts.items()
         for name in names
         for seed in range(seeds)
     ]
-    return sorted(cells, key=lambda cell: (cell.seed, cell.rows > 1000))
-
-
-@cache
-def base_model(source: str) -> HookedModel:
-    """Once in a process."""
-    return open_model(source, "fp32", "cpu")
-
-
-def rates(results: Mapping[str, Any], extent: str, cell: Cell) -> dict[int, Sequence[float]]:
-    """LoRA's learning rates to try, by rank: for seed 0 all, then the one that it has chosen.
-
-    It adapts every token, so that it is not measured beside what adapts the tail.
-    """
-    if extent == "tail":
-        return {}
-    if cell.seed == 0:
-        return dict.fromkeys(RANKS, RATES)
-    methods = results[replace(cell, seed=0).key]["methods"]
-    return {rank: (methods[f"lora_{rank}"]["rate"],) for rank in RANKS}
+    return sorted(cells, key=lambda cell: (cell.seed, int(cell.group) > 1000))
 
 
 def run(
-    source: str,
-    folder: Path,
-    size: Size,
-    extent: str,
-    cell: Cell,
-    lora_rates: Mapping[int, Sequence[float]],
+    source: str, folder: Path, size: Size, extent: Extent, cell: Cell, rates: Rates
 ) -> dict[str, Any]:
-    """One cell."""
+    """One cell; what adapts the tail alone stands beside no few-shot prompt."""
     model = base_model(source)
     settings = Settings(
         layers=tuple(range(model.num_layers)),
-        extent=extent,  # type: ignore[arg-type]
+        extent=extent,
         rounds=size.rounds,
         local_steps=size.local_steps,
         seed=cell.seed,
     )
     data = load_data_set(folder, cell.data, size.test)
-    return measure(model, source, data, cell.rows, settings, lora_rates)
+    drawn = random.Random(cell.seed).sample(list(data.train), int(cell.group))
+    rows = Rows(*split_held_out(drawn, HELD_OUT, cell.seed))
+    return measure(model, source, data, [rows], settings, SHOTS if extent == "all" else (), rates)
 
 
 def main() -> None:
@@ -129,18 +97,11 @@ def main() -> None:
     size = QUICK if args.quick else FULL
     settings = {"model": Path(args.model).name, "extent": args.extent, "size": asdict(size)}
     store = Store(args.json, settings, args.resume)
-    cells = [cell for cell in plan(size) if cell.key not in store.results]
-    tuning = [cell for cell in cells if cell.seed == 0]
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
-        for some in (tuning, cells[len(tuning) :]):
-            asked = {}
-            for cell in some:
-                lora = rates(store.results, args.extent, cell)
-                asked[pool.submit(run, args.model, args.data, size, args.extent, cell, lora)] = cell
-            for done in as_completed(asked):
-                store.add(asked[done].key, done.result())
-                print(f"{len(store.results)} of {len(plan(size))}: {asked[done].key}", flush=True)
-    numbers = headline(store.results) if args.extent == "all" else {}
+    ranks = RANKS if args.extent == "all" else ()  # LoRA adapts every token
+    fill(
+        store, plan(size), ranks, partial(run, args.model, args.data, size, args.extent), args.jobs
+    )
+    numbers = headline(store.results) if ranks else {}
     store.write({"headline": numbers, "machine": machine(), "versions": versions()})
     if args.json:
         table = markdown(store.results)

@@ -73,21 +73,35 @@ def run_lora(
     trace = Trace(model, len(parts))
     if every_round:
         trace.add(evaluation.metrics(evaluation.zero_shot()), 0)
-    counts = [len(part) for part in parts]
-    current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    size = sum(4 * tensor.numel() for tensor in current.values())
+    size = sum(4 * tensor.numel() for tensor in parameters.values())
     for number in range(settings.rounds):
-        updates = []
-        for client, part in enumerate(parts):
-            load(parameters, current)
-            with model.working():
-                fit_adapters(model, parameters, evaluation.task, part, settings, client, number)
-            updates.append({name: p.detach().clone() for name, p in parameters.items()})
-        current = {name: fedavg([update[name] for update in updates], counts) for name in current}
-        load(parameters, current)
+        run_round(model, parameters, evaluation.task, parts, settings, number)
         if every_round or number + 1 == settings.rounds:
             trace.add(evaluation.metrics(evaluation.zero_shot()), 2 * size * (number + 1))
     return trace
+
+
+def run_round(
+    model: MeteredModel,
+    parameters: Tensors,
+    task: TaskDefinition,
+    parts: Sequence[Sequence[Example]],
+    settings: Settings,
+    number: int,
+) -> None:
+    """Every client's local steps from the model's adapters on, and their average, in place."""
+    current = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    updates = []
+    for client, part in enumerate(parts):
+        load(parameters, current)
+        with model.working():
+            fit_adapters(model, parameters, task, part, settings, client, number)
+        updates.append({name: p.detach().clone() for name, p in parameters.items()})
+    counts = [len(part) for part in parts]
+    load(
+        parameters,
+        {name: fedavg([update[name] for update in updates], counts) for name in current},
+    )
 
 
 def fit_adapters(

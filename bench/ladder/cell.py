@@ -1,12 +1,11 @@
-"""One measurement: a data set, so many rows and a seed, by every rung and every rival."""
+"""One measurement: training rows of one client or of several, by every rung and every rival."""
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +13,22 @@ import numpy.typing as npt
 from bench.common.data_sets import DataSet
 from bench.ladder.lora import tuned_lora
 from calibration.calibrate import Calibrated, Watch, calibrate
-from calibration.data.examples import split_held_out
 from calibration.data.rows import Rows
 from calibration.ladder import LADDER, Rung
 from calibration.model.hooked import HookedModel
 from calibration.model.score import Features
-from calibration.result.record import numbers
+from calibration.readout.metered import Metered
+from calibration.result.record import FLOAT32_BYTES, numbers
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
 from calibration.settings import SITE_FITS, Settings
 from calibration.stages.evaluate import Evaluation, read_out
 from calibration.stages.read import features_of
+from calibration.state import State
 from ifedicl_serve.contract.injection import SITES, TensorName
 from ifedicl_serve.contract.readout import Readout, log_softmax
+from ifedicl_serve.contract.spec import Fit
 
-HELD_OUT = 0.2
-SHOTS = (8, 16)
 BINS = 15  # of the expected calibration error
 
 
@@ -37,25 +36,22 @@ def measure(
     model: HookedModel,
     source: str,
     data: DataSet,
-    count: int,
+    parts: Sequence[Rows],
     settings: Settings,
+    shots: Sequence[int],
     lora_rates: Mapping[int, Sequence[float]],
 ) -> dict[str, Any]:
     """Metrics on the test rows of every method, and what held-out rows said of ours.
 
-    `lora_rates` are the learning rates to try, by rank; without them no rival is measured.
+    `parts` are the rows of each client, `shots` the sizes of few-shot prompts, and `lora_rates` the
+    learning rates to try, by rank.
     """
-    seed = settings.seed
-    drawn = random.Random(seed).sample(list(data.train), count)
-    rows = Rows(*split_held_out(drawn, HELD_OUT, seed))
     evaluation = Evaluation(model, data.task, data.test)
     bare = evaluation.features(evaluation.texts)
-    measured = ours(model, data, evaluation, rows, settings, bare)
-    if not lora_rates:
-        return measured
-    measured["methods"] |= rivals(evaluation, rows, bare, seed)
+    measured = ours(model, data, evaluation, parts, settings, bare)
+    measured["methods"] |= rivals(evaluation, parts, bare, settings.seed, shots)
     for rank, rates in lora_rates.items():
-        found = tuned_lora(source, data, rows, settings, rank, rates)
+        found = tuned_lora(source, data, parts, settings, rank, rates)
         for name in ("plain", "with_bias"):
             scores = found.pop(name)
             key = f"lora_{rank}" + ("+bias" if name == "with_bias" else "")
@@ -67,23 +63,23 @@ def ours(
     model: HookedModel,
     data: DataSet,
     evaluation: Evaluation,
-    rows: Rows,
+    parts: Sequence[Rows],
     settings: Settings,
     bare: Features,
 ) -> dict[str, Any]:
-    """Every rung on the test rows, with the seconds of a core and the numbers it took; what
-    held-out rows said of each, and which they choose."""
+    """Every rung on the test rows, with what it took; what held-out rows said of each, and which
+    they choose."""
 
-    def run(settings: Settings) -> tuple[Calibrated, dict[str, float]]:
+    def run(settings: Settings) -> tuple[Calibrated, Spent]:
         progress = Progress(time.process_time)
-        clients = LocalClients(model, data.task, [rows], settings, progress)
+        clients = MeteredClients(model, data.task, parts, settings, progress)
         done = calibrate(clients, settings, Watch())
         progress.done()
-        return done, progress.seconds
+        return done, Spent(len(parts), progress.seconds, clients.meters, settings)
 
-    done, seconds = run(replace(settings, least_held_out=1))
-    few = len(rows.held_out) < settings.least_held_out
-    auto, took = run(settings) if few else (done, seconds)
+    done, spent = run(replace(settings, least_held_out=1))
+    few = sum(len(rows.held_out) for rows in parts) < settings.least_held_out
+    auto, spent_by_auto = run(settings) if few else (done, spent)
     shape = model.num_layers, len(SITES), model.hidden_size
     texts = {"none": bare} | {
         fit: features_of(model, data.task, data.test, done.state.injection(fit), settings)
@@ -91,12 +87,13 @@ def ours(
     }
     methods = {
         rung.name: scored(evaluation, read(texts[rung.fit], done.tensors_of(rung)))
-        | {"seconds": seconds_of(rung, seconds), "numbers": numbers(rung, done.labels, shape)}
+        | {"numbers": numbers(rung, done.labels, shape)}
+        | spent.on(rung, shape)
         for rung in LADDER
     }
     chosen = read(texts[auto.rung.fit], auto.tensors)
-    took_all = {"seconds": round(sum(took.values()), 2), "rung": auto.rung.name}
-    methods["auto"] = scored(evaluation, chosen) | took_all
+    methods["auto"] = scored(evaluation, chosen) | spent_by_auto.in_all(shape)
+    methods["auto"]["rung"] = auto.rung.name
     trials = {
         trial.rung.name: {**trial.metrics, "excess": trial.excess, "error": trial.standard_error}
         for trial in done.trials
@@ -104,24 +101,65 @@ def ours(
     return {"methods": methods, "trials": trials}
 
 
-def seconds_of(rung: Rung, stages: Mapping[str, float]) -> float:
-    """What a rung takes, of the seconds of the stages in which all rungs were fitted."""
-    needed = (
-        ["read" if rung.fit == "none" else f"read {rung.fit}"] if rung.readout != "none" else []
-    )
-    if rung.fit != "none":
-        needed += ["extract", f"fit {rung.fit}"]
-    if rung.fit == "channels":
-        needed.append("evaluate")
-    return round(sum(stages.get(stage, 0.0) for stage in needed), 2)
+class MeteredClients(LocalClients):
+    """Clients in this process, and what fitting readouts under each fit would cost on a wire."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.meters: dict[Fit, Metered] = {}
+
+    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> Any:
+        self.meters[fit] = Metered().of(super().readers(state, fit, rungs))
+        return self.meters[fit]
 
 
-def rivals(evaluation: Evaluation, rows: Rows, bare: Features, seed: int) -> dict[str, Any]:
+class Spent(NamedTuple):
+    """What a client (their mean) spends: seconds of a core by stage, bytes of readouts by fit."""
+
+    clients: int
+    stages: Mapping[str, float]
+    meters: Mapping[Fit, Metered]
+    settings: Settings
+
+    def on(self, rung: Rung, shape: tuple[int, int, int]) -> dict[str, float]:
+        """On one rung alone; bytes are both ways."""
+        needed = {"read" if rung.fit == "none" else f"read {rung.fit}"}
+        payload = 0
+        if rung.fit != "none":
+            needed = {"extract", f"fit {rung.fit}", *(needed if rung.readout != "none" else ())}
+            payload += self._at_sites({rung.fit}, shape)
+        if rung.readout != "none":
+            payload += self._read_out({rung.fit})
+        return self._spent(needed, payload)
+
+    def in_all(self, shape: tuple[int, int, int]) -> dict[str, float]:
+        """On the whole ladder, for the choice."""
+        fitted = {fit for fit in SITE_FITS if f"fit {fit}" in self.stages}
+        payload = self._at_sites(fitted, shape) + self._read_out(self.meters)
+        return self._spent(self.stages, payload)
+
+    def _spent(self, stages: Iterable[str], payload: int) -> dict[str, float]:
+        seconds = sum(self.stages.get(stage, 0.0) for stage in stages) / self.clients
+        return {"seconds": round(seconds, 2), "bytes": payload}
+
+    def _at_sites(self, fits: Collection[Fit], shape: tuple[int, int, int]) -> int:
+        layers, sites, hidden = shape
+        of_a_round = {"coefficients": 2, "channels": 2 * hidden}
+        rounds = self.settings.rounds * sum(of_a_round[fit] for fit in fits)
+        return 2 * FLOAT32_BYTES * layers * sites * (rounds + hidden) if fits else 0
+
+    def _read_out(self, fits: Iterable[Fit]) -> int:
+        return sum(self.meters[fit].up + self.meters[fit].down for fit in fits)
+
+
+def rivals(
+    evaluation: Evaluation, parts: Sequence[Rows], bare: Features, seed: int, shots: Sequence[int]
+) -> dict[str, Any]:
     """What needs no fit: a mean removed, demonstrations in the prompt."""
-    train = rows.everything
+    train = [example for rows in parts for example in rows.everything]
     removed = evaluation.mean_removed(bare.log_probs, [example.text for example in train])
     scores = {"mean_removed": removed} | {
-        f"few_shot_{shots}": evaluation.few_shot(train, shots, seed) for shots in SHOTS
+        f"few_shot_{number}": evaluation.few_shot(train, number, seed) for number in shots
     }
     return {name: scored(evaluation, log_probs) for name, log_probs in scores.items()}
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from bench.common.data_sets import DataSet
-from bench.federation.lora import Lora, add_adapters, fit_adapters, load
+from bench.federation.lora import Lora, add_adapters, load, run_round
+from calibration.data.examples import Example
 from calibration.data.rows import Rows
 from calibration.model.load import open_model
 from calibration.model.score import Features
@@ -34,45 +35,50 @@ RATES = (1e-3, 3e-3, 1e-2)
 def tuned_lora(
     source: str,
     data: DataSet,
-    rows: Rows,
+    parts: Sequence[Rows],
     settings: Settings,
     rank: int,
     rates: Sequence[float],
 ) -> dict[str, Any]:
-    """Test scores [rows, labels] without and with the readout, and what it took."""
-    started = time.process_time()
-    labels = np.array(data.task.indices(rows.held_out))
+    """Test scores [rows, labels] without and with the readout, and what a client spends at one
+    learning rate: seconds of a core, and bytes both ways."""
+    held_out = [example for rows in parts for example in rows.held_out]
+    labels = np.array(data.task.indices(held_out))
     best: tuple[float, dict[str, Any]] | None = None
+    started = time.process_time()
     for rate in rates:
         lora, rated = Lora(rate, rank), replace(settings, learning_rate=rate)
         model, parameters = add_adapters(open_model(source, Machine("fp32", "cpu")), lora, settings.seed)
         for number in range(settings.rounds):
-            fit_adapters(model, parameters, data.task, rows.train, rated, 0, number)
-            held = features_of(model, data.task, rows.held_out, None, settings)
+            run_round(model, parameters, data.task, [rows.train for rows in parts], rated, number)
+            held = features_of(model, data.task, held_out, None, settings)
             loss = -float(held.log_probs[np.arange(len(labels)), labels].mean())
             if best is None or loss < best[0]:
                 kept = {name: value.detach().clone() for name, value in parameters.items()}
                 best = loss, {"rate": rate, "round": number + 1, "kept": kept, "held": held}
+    seconds = (time.process_time() - started) / len(rates) / len(parts)
     assert best is not None
     chosen = best[1]
     load(parameters, chosen["kept"])
     evaluation = Evaluation(model, data.task, data.test)
     test = evaluation.features(evaluation.texts)
-    readout = readout_of(chosen["held"], rows, data)
+    readout = readout_of(chosen["held"], held_out, data)
+    size = sum(value.numel() for value in chosen["kept"].values())
     return {
         "plain": test.log_probs,
         "with_bias": read_out(test, readout),
         "rate": chosen["rate"],
         "round": chosen["round"],
-        "numbers": sum(value.numel() for value in chosen["kept"].values()),
-        "seconds": round(time.process_time() - started, 1),
+        "numbers": size,
+        "seconds": round(seconds, 2),
+        "bytes": 2 * 4 * size * settings.rounds,
     }
 
 
-def readout_of(held: Features, rows: Rows, data: DataSet) -> Readout | None:
-    """Sharpness and bias from held-out rows."""
-    labels = np.array(data.task.indices(rows.held_out))
-    readers = Readers([Reader(held, labels, folds_of(rows.held_out))])
+def readout_of(held: Features, held_out: Sequence[Example], data: DataSet) -> Readout | None:
+    """Sharpness and bias from held-out rows, whosever they are."""
+    labels = np.array(data.task.indices(held_out))
+    readers = Readers([Reader(held, labels, folds_of(held_out))])
     told = readers.statistics()
     readers.learn(told)
     stack = fit_readout(readers, len(data.task.labels), "bias")

@@ -1,7 +1,7 @@
 """What a client tells of its rows once. Sums: they add up over clients, whoever holds which row.
 
-Second moments are what costs: of large models only blocks along the diagonal are told, whose loss
-is small (bench/results/trials.md).
+Second moments are what costs: only blocks along the diagonal are told. What that loses is small
+(bench/results/trials.md).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy.typing as npt
 from calibration.model.score import Features
 
 Doubles = npt.NDArray[np.float64]
-WHOLE = 256  # the largest hidden size whose second moments are told as one block
-LARGEST_BLOCK = 64  # of those above
+LARGEST_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,6 @@ class Statistics:
 
 def block_size(hidden_size: int) -> int:
     """Of the blocks that second moments of such a model are told in; it divides the size."""
-    if hidden_size <= WHOLE:
-        return hidden_size
     return max(size for size in range(1, LARGEST_BLOCK + 1) if hidden_size % size == 0)
 
 

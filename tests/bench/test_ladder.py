@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from bench.accuracy import FULL, plan
-from bench.ladder.cell import calibration_error
+from bench.ladder.cell import Spent, calibration_error
+from bench.ladder.cells import Cell, rates
+from bench.ladder.lora import RATES
 from bench.ladder.table import METHODS, headline, markdown, worst_below_cheap
+from calibration.ladder import PAPERS, Rung
+from calibration.readout.metered import Metered
+from calibration.settings import Settings
 
 
 def cell(accuracy: float, **others: float) -> dict:
@@ -16,12 +21,13 @@ def cell(accuracy: float, **others: float) -> dict:
             "log_loss": 1 - accuracy,
             "ece": 0.1,
             "seconds": 2.0,
+            "bytes": 5.0 if "lora" in name else 2.0,
             "numbers": 1000,
         }
         for name in METHODS
     }
     methods["auto"]["rung"] = "head"
-    return {"methods": methods, "trials": {}, "seconds": {}}
+    return {"methods": methods, "trials": {}}
 
 
 RESULTS = {
@@ -41,7 +47,30 @@ def test_the_headline_is_of_means_over_sets():
     numbers = headline(RESULTS)
     assert numbers["auto_minus_lora_points_320"] == pytest.approx((0.86 + 0.49 - 0.85 - 0.6) * 50)
     assert numbers["auto_minus_lora_log_loss_320"] == 0
-    assert worst_below_cheap(RESULTS, 320) == pytest.approx(1.0)
+    assert numbers["lora_bytes_over_head_320"] == 2.5
+    assert worst_below_cheap(RESULTS, "320") == pytest.approx(1.0)
+
+
+def test_a_rung_costs_the_stages_and_messages_that_it_needs():
+    """2 layers of 2 sites and 4 channels: a vector is 64 bytes, a round of coefficients 32."""
+    meters = {"none": meter(up=100, down=50), "coefficients": meter(up=10, down=5)}
+    stages = {"extract": 1.0, "fit coefficients": 4.0, "read": 2.0, "read coefficients": 1.0}
+    spent = Spent(2, stages, meters, Settings(layers=(0, 1), rounds=3))
+    shape = 2, 2, 4
+    at_sites = 2 * (64 + 3 * 32)
+    assert spent.on(Rung("none", "none"), shape) == {"seconds": 1.0, "bytes": 0}
+    assert spent.on(Rung("none", "head"), shape) == {"seconds": 1.0, "bytes": 150}
+    assert spent.on(PAPERS, shape) == {"seconds": 2.5, "bytes": at_sites}
+    with_bias = spent.on(Rung("coefficients", "bias"), shape)
+    assert with_bias == {"seconds": 3.0, "bytes": at_sites + 15}
+    assert spent.in_all(shape) == {"seconds": 4.0, "bytes": at_sites + 165}
+
+
+def meter(up: int, down: int) -> Metered:
+    """One that has counted."""
+    metered = Metered()
+    metered.up, metered.down = up, down
+    return metered
 
 
 def test_every_method_has_its_row():
@@ -64,3 +93,12 @@ def test_a_run_of_ours_alone_has_no_rows_of_rivals():
     table = markdown({"subj/320/0": {"methods": methods}})
     assert "| **auto** | 80.0" in table
     assert "LoRA" not in table
+
+
+def test_lora_keeps_the_rate_that_seed_0_has_chosen():
+    """Each of its ranks; seed 0 tries all."""
+    chosen = {f"lora_{rank}": {"rate": rate} for rank, rate in ((8, 1e-3), (1, 1e-2))}
+    results = {"subj/320/0": {"methods": chosen}}
+    assert rates(results, (8, 1), Cell("subj", "320", 0)) == {8: RATES, 1: RATES}
+    assert rates(results, (8, 1), Cell("subj", "320", 1)) == {8: (1e-3,), 1: (1e-2,)}
+    assert rates({}, (), Cell("subj", "320", 1)) == {}
