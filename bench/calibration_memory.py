@@ -1,9 +1,9 @@
 """Memory of fitting: what a pass saves for the backward pass and holds at its peak, against what is
 counted from the config (`calibration.model.memory`).
 
-Tiny random models of real architectures; every tensor that an operation makes is counted for as long
-as it lives. Figures are bytes a padded token; those of a layer are a difference of two depths, as the
-first layer saves less. The table at the end is counted alone.
+Tiny random models of real architectures; every tensor that an operation makes is counted for as
+long as it lives. Figures are bytes a padded token; those of a layer are a difference of two depths,
+as the first layer saves less. The table at the end is counted alone.
 
     python -m bench.calibration_memory [--json FILE]
 """
@@ -60,7 +60,9 @@ class Meter(TorchDispatchMode):
         self.live = self.peak = 0
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -90,8 +92,8 @@ class Measured(NamedTuple):
 def tiny(config: type[Any], layers: int) -> Any:
     """A small shape with queries, keys, MLP and hidden states of different widths."""
     return config(
-        vocab_size=256, hidden_size=128, intermediate_size=352, num_hidden_layers=layers,
-        num_attention_heads=6, num_key_value_heads=2, head_dim=32,
+        vocab_size=256, hidden_size=256, intermediate_size=704, num_hidden_layers=layers,
+        num_attention_heads=8, num_key_value_heads=2, head_dim=48,
     )  # fmt: skip
 
 

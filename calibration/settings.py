@@ -42,8 +42,8 @@ class Machine:
     """How a model is run where it is run: what fits and how fast, not what is fitted. In a
     federation every client has its own. Raises DataError.
 
-    - `dtype`: `auto` is float32 on a CPU, the checkpoint's own on a GPU, and bf16 there for float16,
-      in which small gradients become 0.
+    - `dtype`: `auto` is float32 on a CPU, the checkpoint's own on a GPU, and bf16 there for
+      float16, in which small gradients become 0.
     - `device_map`: how accelerate spreads a model over all GPUs; `none` keeps it on one device.
     - `max_batch_tokens`: padded tokens of a forward and backward pass; a larger batch is run in
       pieces. 4,096 hold 8 texts of 512 tokens, and an 8B model in float32 beside them in 80 GB.

@@ -48,7 +48,9 @@ def tuned_lora(
     started = time.process_time()
     for rate in rates:
         lora, rated = Lora(rate, rank), replace(settings, learning_rate=rate)
-        model, parameters = add_adapters(open_model(source, Machine("fp32", "cpu")), lora, settings.seed)
+        model, parameters = add_adapters(
+            open_model(source, Machine("fp32", "cpu")), lora, settings.seed
+        )
         for number in range(settings.rounds):
             run_round(model, parameters, data.task, [rows.train for rows in parts], rated, number)
             held = features_of(model, data.task, held_out, None, settings)

@@ -75,7 +75,7 @@ def backend(hidden_size: int) -> dict[str, Any]:
     once: of a narrow one, which computes in one thread (`open_model`), one a core; of any other
     one in all."""
     cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
-    client = {"num_cpus": cpus, "num_gpus": gpus}
+    client: dict[str, float] = {"num_cpus": cpus, "num_gpus": gpus}
     if hidden_size <= NARROW:
         client = {"num_cpus": 1, "num_gpus": min(1.0, gpus / cpus)}
     ray = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}

@@ -1,5 +1,5 @@
-"""Activation checkpointing of decoder layers: each keeps its inputs alone for the backward pass, and
-runs again in it (Chen et al., arXiv 1604.06174).
+"""Activation checkpointing of decoder layers: each keeps its inputs alone for the backward pass,
+and runs again in it (Chen et al., arXiv 1604.06174).
 
 Hooks must still be open during the backward pass, as a layer that runs again calls them again.
 """
@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 @contextmanager
 def checkpointed(layers: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
-    """Forward passes within keep the inputs of `layers` alone. What hooks draw from `generator` they
-    draw again in the backward pass, so that gradients are those without checkpointing bit for bit.
-    """
+    """Forward passes within keep the inputs of `layers` alone. What hooks draw from `generator`
+    they draw again in the backward pass, so that gradients are those without checkpointing bit for
+    bit."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _rewound(generator, generator.get_state())

@@ -72,7 +72,7 @@ def load_model(
     if device_map == "none":
         network.to(chosen_device(device))
     else:
-        _refuse_offloaded(name, network.hf_device_map)
+        _refuse_offloaded(name, getattr(network, "hf_device_map", {}))
     return HookedModel(network, tokenizer)
 
 

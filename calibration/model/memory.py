@@ -1,8 +1,8 @@
 """What fitting takes of a device's memory, counted from a model's config alone.
 
 Weights are frozen, so a projection saves nothing of its input for the backward pass. A token of a
-decoder layer saves, of b bytes a number, of H hidden, q and k as wide as the queries and keys, and an
-MLP as wide as I:
+decoder layer saves, with b bytes a number, hidden states of width H, queries and keys of widths q
+and k, and an MLP of width I:
 
     4 H              for every norm, which computes in float32
     4 H              for every site, whose injection does
@@ -25,9 +25,9 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes of a model's weights, and of one of its `layers` a token: what it saves for the backward
-    pass, and its input, which is all that it saves if it is checkpointed; and of a task's scale and
-    shift with their gradients."""
+    """Bytes of a model's weights, and of one of its `layers` a token: what it saves for the
+    backward pass, and its input, which is all that it saves if it is checkpointed; and of a task's
+    scale and shift with their gradients."""
 
     weights: int
     layers: int
@@ -42,7 +42,10 @@ class Footprint:
 
         with torch.device("meta"):
             network: Any = AutoModelForCausalLM.from_config(config)
-        weights, layers = sum(weight.numel() for weight in network.parameters()), network.model.layers
+        weights, layers = (
+            sum(weight.numel() for weight in network.parameters()),
+            network.model.layers,
+        )
         return cls(
             weights=weights * dtype.itemsize,
             layers=len(layers),
@@ -53,10 +56,10 @@ class Footprint:
 
     def activations(self, tokens: int, checkpointing: bool) -> int:
         """Most that a forward and backward pass over so many padded tokens holds at once: what its
-        layers saved, and as much as one of them for gradients; of checkpointed layers their inputs,
-        and one that runs again."""
-        kept = self.saved + self.layers * self.input if checkpointing else self.layers * self.saved
-        return tokens * (kept + self.saved)
+        layers saved, and half as much as one of them for gradients; of checkpointed layers their
+        inputs, and one that runs again."""
+        kept = self.layers * self.input + self.saved if checkpointing else self.layers * self.saved
+        return tokens * (kept + self.saved // 2)
 
     def total(self, tokens: int, checkpointing: bool) -> int:
         """The same with weights and task."""

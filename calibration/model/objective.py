@@ -81,8 +81,8 @@ class Objective:
 def example_gradients(
     objective: Objective, positions: Sequence[int], adapted: Tensor
 ) -> Iterator[tuple[float, Tensor]]:
-    """Piece by piece: its examples' summed loss, and each one's own gradient [examples, sites, ...],
-    in one backward pass.
+    """Piece by piece: its examples' summed loss, and each one's own gradient
+    [examples, sites, ...], in one backward pass.
 
     Each example gets a copy of the adapted values [sites, ...], so the gradient of the summed loss
     by the copies is the gradient of each example's loss.

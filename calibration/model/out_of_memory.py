@@ -40,8 +40,8 @@ def weights_within_memory(weights: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"{_short(error)}; {weights} of weights were asked for; give --dtype bf16, --device-map "
-            "auto for several GPUs, or a larger GPU"
+            f"{_short(error)}; {weights} of weights were asked for; give --dtype bf16, "
+            "--device-map auto for several GPUs, or a larger GPU"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What fitting takes, counted from configs, against what passes really hold; and the docs' table."""
+"""What fitting takes, counted from configs, against what passes hold; and the docs' table."""
 
 import pytest
 import torch
@@ -19,8 +19,9 @@ def test_layers_save_and_passes_hold_what_is_counted(
     more = {"Mistral": MistralConfig, "Qwen2": Qwen2Config}
     monkeypatch.setattr(calibration_memory, "TINY", TINY | more)
     told = compared(name, dtype, checkpointing)
-    assert told["layer_saves"] == pytest.approx(told["layer_saves_counted"], rel=0.02)
-    assert told["peak"] == pytest.approx(told["peak_counted"], rel=0.2)
+    # Numbers that a token has a few of, such as what norms divide by, are not counted.
+    assert 0 <= told["layer_saves"] - told["layer_saves_counted"] <= 64
+    assert 0.9 < told["peak"] / told["peak_counted"] <= 1
 
 
 def test_weights_are_counted_without_a_checkpoint() -> None:

@@ -56,6 +56,6 @@ def _started(arguments: list[str]) -> Popen[bytes]:
 
 
 def _end_with_parent() -> None:
-    """A SuperNode alone would answer errors: when this process is killed, which has the model and is
-    what the kernel would kill for memory, it ends too."""
+    """A SuperNode alone would answer errors. So it ends when this process is killed, which holds
+    the model and is what the kernel would kill for memory."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

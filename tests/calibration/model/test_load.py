@@ -48,9 +48,7 @@ def test_a_machine_that_cannot_be_is_refused(options: dict, message: str) -> Non
         Machine(**options)
 
 
-def test_a_model_spread_by_accelerate_says_the_same(
-    llama: HookedModel, llama_folder: Path
-) -> None:
+def test_a_model_spread_by_accelerate_says_the_same(llama: HookedModel, llama_folder: Path) -> None:
     spread = load_model(str(llama_folder), device_map="auto")
     assert torch.equal(spread.hidden(SEQUENCES), llama.hidden(SEQUENCES))
 
@@ -60,7 +58,9 @@ def test_layers_with_accelerates_hooks_are_adapted_and_keep_them(
 ) -> None:
     """Of every module, as where each lies on a device of its own."""
     model = load_model(str(llama_folder))
-    places = {name: "cpu" for name, module in model.network.named_modules() if not [*module.children()]}
+    places = {
+        name: "cpu" for name, module in model.network.named_modules() if not [*module.children()]
+    }
     dispatch_model(model.network, places, force_hooks=True)
     assert torch.equal(model.hidden(SEQUENCES), llama.hidden(SEQUENCES))
     logits = [one.logits(one.hidden(SEQUENCES), [3, 4]) for one in (model, llama)]
