@@ -17,8 +17,8 @@ from ifedicl_serve.errors import ModelError
 
 TOLD = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of "
-    "which 1.06 GiB is free. Process 7 has 22.57 GiB memory in use. Of the allocated memory 20.00 GiB is "
-    "allocated by PyTorch. If reserved but unallocated memory is large try setting "
+    "which 1.06 GiB is free. Process 7 has 22.57 GiB memory in use. Of the allocated memory "
+    "20.00 GiB is allocated by PyTorch. If reserved but unallocated memory is large try setting "
     "PYTORCH_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
 )
 SEEN = (
