@@ -34,8 +34,11 @@ class ModelIdentity(BaseModel):
     weights_digest: str
 
     @classmethod
-    def of(cls, model: str) -> "ModelIdentity":
-        """Identity of a local checkpoint folder or hub model. Raises ModelError if incomplete."""
+    def of(cls, model: str, weights: bool = True) -> "ModelIdentity":
+        """Identity of a local checkpoint folder or hub model. Raises ModelError if incomplete.
+
+        Without `weights` their files are not looked for and their digest is empty, which is that of
+        no model."""
         config = _read_json(model, "config.json")
         architectures = config.get("architectures") or []
         if not architectures:
@@ -48,8 +51,12 @@ class ModelIdentity(BaseModel):
             architecture=architectures[0],
             config_digest=_digest(stable),
             tokenizer_digest=_tokenizer_digest(model),
-            weights_digest=_weights_digest(model),
+            weights_digest=_weights_digest(model) if weights else "",
         )
+
+    def with_weights(self, digest: str) -> "ModelIdentity":
+        """The same model, of these weights."""
+        return self.model_copy(update={"weights_digest": digest})
 
     def mismatch(self, other: "ModelIdentity") -> str | None:
         """What differs from `other` in a way that matters, or None."""

@@ -17,12 +17,10 @@ from calibration.federation.client.participant import Owner
 from calibration.federation.client.resident import Resident
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import (
-    ASK,
     INVITATION,
     REJOIN,
     member_of,
     status_of,
-    told_name,
 )
 from calibration.settings import Machine
 

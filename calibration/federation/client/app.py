@@ -21,6 +21,7 @@ from calibration.federation.wire.messages import (
     REFUSED,
     REJOIN,
     Numbers,
+    member_record,
     not_ok,
     ok,
     tensor_record,
@@ -65,7 +66,7 @@ def client_app(owner_of: Callable[[Context], Owner]) -> ClientApp:
 
 def join(asked: Question) -> RecordDict:
     """Introduce the client."""
-    return ok(asked.participant.introduce().model_dump())
+    return member_record(asked.participant.introduce())
 
 
 def extract(asked: Question) -> RecordDict:

@@ -72,7 +72,10 @@ class Participant:
     def __init__(self, owner: Owner, invitation: Invitation) -> None:
         self.owner, self.invitation, self.task = owner, invitation, invitation.task
         _refuse_less_privacy(owner, invitation.settings)
-        mismatch = invitation.model.mismatch(_identity(owner.model))
+        asked, own = invitation.model, _identity(owner.model)
+        # A coordinator that has no weights learns from its clients which theirs are.
+        known = asked if asked.weights_digest else asked.with_weights(own.weights_digest)
+        mismatch = known.mismatch(own)
         if mismatch:
             raise FederationError(
                 f"runs another base model ({mismatch}); start it with the coordinator's model"
@@ -88,10 +91,13 @@ class Participant:
         return _model(self.owner.model, self.owner.machine)
 
     def introduce(self) -> Member:
-        """Its number and how many rows it has."""
+        """Its number, how many rows it has, and its model's weights."""
         rows = self.rows
         return Member(
-            client=self.owner.client, examples=len(rows.train), held_out=len(rows.held_out)
+            client=self.owner.client,
+            examples=len(rows.train),
+            held_out=len(rows.held_out),
+            weights=_identity(self.owner.model).weights_digest,
         )
 
     def extract(self) -> ClientVector:
