@@ -23,7 +23,7 @@ from bench.common.report import options, report
 from calibration.model.checkpointing import checkpointed
 from calibration.model.hooked import HookedModel, Noise, injected
 from calibration.model.loss import Decision, Target, label_loss
-from calibration.model.memory import Footprint, gib
+from calibration.model.memory import Footprint
 from calibration.settings import MAX_BATCH_TOKENS
 from ifedicl_serve.contract.injection import Injection
 
@@ -151,7 +151,7 @@ def by_size(dtype: torch.dtype = torch.bfloat16) -> dict[str, list[str]]:
     for size, config in SHAPES.items():
         footprint = Footprint.of(config, dtype)
         plain, less = (footprint.activations(MAX_BATCH_TOKENS, on) for on in (False, True))
-        rows[size] = [gib(footprint.weights), gib(plain), gib(less)]
+        rows[size] = [f"{one / 2**30:.1f} GiB" for one in (footprint.weights, plain, less)]
     return rows
 
 

@@ -55,7 +55,7 @@ COMMANDS = {
 
 # The modules that an extra brings and our code imports.
 CONTRACT = {"torch", "transformers", "safetensors", "cryptography", "numpy", "typer", "rich"}
-CALIBRATION = CONTRACT | {"pyarrow", "matplotlib", "sklearn"}
+CALIBRATION = CONTRACT | {"accelerate", "pyarrow", "matplotlib", "sklearn"}
 SERVE = CONTRACT | {"watchfiles", "prometheus_client", "python_multipart", "pyarrow"}
 EXTRAS = {
     "contract": CONTRACT,

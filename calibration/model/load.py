@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from calibration.model.hooked import HookedModel
-from calibration.model.memory import Footprint, available, gib
+from calibration.model.memory import Footprint, available, readable
 from calibration.model.out_of_memory import weights_within_memory
 from calibration.settings import Machine
 from ifedicl_serve.errors import ModelError
@@ -36,12 +36,12 @@ def open_model(
         machine.checkpointing == "auto" and footprint.total(tokens, False) > free
     )
     tell(
-        f"memory: {gib(footprint.weights)} of weights ({str(dtype).split('.')[1]}), at most "
-        f"{gib(footprint.activations(tokens, checkpointing))} of activations at {tokens} padded "
-        f"tokens{', checkpointed' if checkpointing else ''}, {gib(footprint.task)} of the task; "
-        f"{gib(free)} are free"
+        f"memory: {readable(footprint.weights)} of weights ({str(dtype).split('.')[1]}), at most "
+        f"{readable(footprint.activations(tokens, checkpointing))} of activations at {tokens} padded "
+        f"tokens{', checkpointed' if checkpointing else ''}, {readable(footprint.task)} of the task; "
+        f"{readable(free)} are free"
     )
-    with weights_within_memory(gib(footprint.weights)):
+    with weights_within_memory(readable(footprint.weights)):
         model = load_model(name, machine.dtype, machine.device, machine.device_map)
     model.max_batch_tokens, model.checkpointing = tokens, checkpointing
     if model.hidden_size <= NARROW:

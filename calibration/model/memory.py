@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ifedicl_serve.contract.injection import SITES
+from ifedicl_serve.errors import ModelError
 
 FLOAT32_BYTES = 4
 
@@ -85,7 +86,7 @@ def _mlp_width(config: Any) -> int:
 
 
 def available(device: str, spread: bool) -> int:
-    """Bytes that are free on a device, or (`spread`) on all GPUs together."""
+    """Bytes that are free on a device, or (`spread`) on all GPUs together. Raises ModelError."""
     from accelerate.utils import get_max_memory
 
     free = get_max_memory()
@@ -93,9 +94,13 @@ def available(device: str, spread: bool) -> int:
     if spread and gpus:
         return sum(gpus)
     kind = torch.device(device)
-    return free["cpu"] if kind.type == "cpu" else gpus[kind.index or 0]
+    if kind.type == "cpu":
+        return free["cpu"]
+    if kind.type != "cuda" or (kind.index or 0) >= len(gpus):
+        raise ModelError(f"device {device} is not there ({len(gpus)} GPUs are); give --device auto")
+    return gpus[kind.index or 0]
 
 
-def gib(size: int) -> str:
-    """For people."""
-    return f"{size / 2**30:.1f} GiB"
+def readable(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

@@ -108,6 +108,20 @@ def test_columns_labels_and_template_are_nameable(llama_folder: Path, tmp_path: 
     assert (spec.sites, spec.extent, spec.fit) == (("mlp",), "tail", "channels")
 
 
+def test_how_the_model_is_run_is_told_first_and_recorded(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """In pieces of a text or two, checkpointed."""
+    fit = ["--fit", "coefficients", "--readout", "none", "--data", files["jsonl"]]
+    run = ["--max-batch-tokens", 40, "--checkpointing", "on"]
+    assert calibrate(llama_folder, tmp_path / "toy", *fit, *run) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("memory: 2 MiB of weights (float32), at most ")
+    assert "of activations at 40 padded tokens, checkpointed, " in told
+    settings = load_artifact(tmp_path / "toy").spec.calibration.settings
+    assert (settings["dtype"], settings["max_batch_tokens"]) == ("float32", 40)
+
+
 def test_labels_default_to_those_of_all_rows_and_one_without_training_rows_is_warned_of(
     llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

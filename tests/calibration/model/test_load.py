@@ -10,7 +10,7 @@ from accelerate import dispatch_model
 from calibration.model import load
 from calibration.model.hooked import HookedModel, Noise, injected
 from calibration.model.load import chosen_dtype, load_model, open_model
-from calibration.model.memory import Footprint, gib
+from calibration.model.memory import Footprint, readable
 from calibration.settings import Machine
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, ModelError
@@ -81,6 +81,12 @@ def test_injections_masks_and_noise_move_to_the_layers_device(batch) -> None:
             assert site(torch.empty(2, 5, 8, device="meta")).device.type == "meta"
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(llama_folder: Path, device: str) -> None:
+    with pytest.raises(ModelError, match=f"device {device} is not there .* GPUs are"):
+        open_model(str(llama_folder), Machine(device=device))
+
+
 @pytest.mark.parametrize("places", [{"model": 0, "lm_head": "cpu"}, {"": "disk"}])
 def test_a_model_that_does_not_fit_on_the_gpus_is_refused(places) -> None:
     with pytest.raises(ModelError, match="does not fit on the GPUs.*give --dtype bf16, or more"):
@@ -101,5 +107,5 @@ def test_what_it_takes_is_told_first_and_decides_about_checkpointing(
     assert (model.max_batch_tokens, model.checkpointing) == (100, checkpointing)
     footprint = Footprint.of(model.network.config, torch.float32)
     (line,) = told
-    assert f"{gib(footprint.weights)} of weights (float32)" in line
-    assert ("checkpointed" in line) == checkpointing and f"{gib(free)} are free" in line
+    assert f"{readable(footprint.weights)} of weights (float32)" in line
+    assert ("checkpointed" in line) == checkpointing and f"{readable(free)} are free" in line

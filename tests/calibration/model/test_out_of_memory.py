@@ -92,5 +92,5 @@ def test_a_model_that_does_not_fit_says_how_large_it_is(
         raise torch.cuda.OutOfMemoryError(TOLD)
 
     monkeypatch.setattr("transformers.LlamaForCausalLM.to", refuse)
-    with pytest.raises(ModelError, match="0.0 GiB of weights were asked for; give --dtype bf16"):
+    with pytest.raises(ModelError, match="2 MiB of weights were asked for; give --dtype bf16"):
         open_model(str(llama_folder), Machine())
