@@ -35,10 +35,11 @@ def open_model(
     checkpointing = machine.checkpointing == "on" or (
         machine.checkpointing == "auto" and footprint.total(tokens, False) > free
     )
+    activations = footprint.activations(tokens, checkpointing)
     tell(
         f"memory: {readable(footprint.weights)} of weights ({str(dtype).split('.')[1]}), at most "
-        f"{readable(footprint.activations(tokens, checkpointing))} of activations at {tokens} padded "
-        f"tokens{', checkpointed' if checkpointing else ''}, {readable(footprint.task)} of the task; "
+        f"{readable(activations)} of activations at {tokens} padded tokens"
+        f"{', checkpointed' if checkpointing else ''}, {readable(footprint.task)} of the task; "
         f"{readable(free)} are free"
     )
     with weights_within_memory(readable(footprint.weights)):
