@@ -15,6 +15,9 @@ Model = Annotated[str, typer.Option("--model", help="Checkpoint folder or hub na
 Task = Annotated[Path, typer.Option("--task", help="Folder of the calibrated task.")]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
+Truncate = Annotated[
+    bool, typer.Option("--truncate", help="Cut texts whose prompts the model cannot read whole.")
+]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 
 StartFrom = Annotated[

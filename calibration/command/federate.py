@@ -16,6 +16,7 @@ from calibration.command.arguments import (
     PrivacyOptions,
     PromptOptions,
     Seed,
+    Truncate,
 )
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import FederationError
@@ -73,6 +74,7 @@ def _federate(
         ),
     ] = 0.2,
     columns: Columns,
+    truncate: Truncate = False,
     machine: MachineOptions,
     seed: Seed = 0,
 ) -> None:
@@ -91,7 +93,7 @@ def _federate(
     named = parse_labels(labels, [])
     if (superlink is None) == (simulate is None):
         raise FederationError("give either --superlink or --simulate")
-    owners = owners_of(simulate or [], model, *columns.names, held_out, machine.machine)
+    owners = owners_of(simulate or [], model, *columns.names, held_out, truncate, machine.machine)
     expected = clients or len(owners)
     terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
     refuse_few_voters(fit.aggregation, terms.quorum)
@@ -145,6 +147,7 @@ def _client(
         ),
     ] = None,
     columns: Columns,
+    truncate: Truncate = False,
     machine: MachineOptions,
 ) -> None:
     """Take part in a federation; vectors, sums and counts leave, never text.
@@ -163,6 +166,7 @@ def _client(
         max_epsilon=max_epsilon,
         max_delta=max_delta,
         answers=(answers or data.parent / f".{data.name}.answers").resolve(),
+        truncate=truncate,
         machine=machine.machine,
     )
     owner.rows()  # a mistyped file is an error now, not a refusal when the coordinator comes

@@ -13,7 +13,7 @@ from calibration.federation.client.app import client_app
 from calibration.federation.client.participant import Owner
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.wire.invitation import Invitation
-from calibration.model.load import NARROW
+from calibration.model.load import HERE, NARROW
 from calibration.settings import Machine
 from calibration.state import fingerprint
 from ifedicl_serve.errors import DataError
@@ -26,12 +26,22 @@ def owners_of(
     text_column: str,
     label_column: str,
     held_out: float,
-    machine: Machine = Machine(),  # noqa: B008
+    truncate: bool,
+    machine: Machine = HERE,
 ) -> list[Owner]:
     """One simulated owner per file, or per data file of a folder, in the order of their names."""
     files = [one for path in paths for one in (_in_order(path) if path.is_dir() else [path])]
     return [
-        Owner(client, model, file.resolve(), text_column, label_column, held_out, machine=machine)
+        Owner(
+            client,
+            model,
+            file.resolve(),
+            text_column,
+            label_column,
+            held_out,
+            truncate=truncate,
+            machine=machine,
+        )
         for client, file in enumerate(files)
     ]
 
@@ -39,7 +49,7 @@ def owners_of(
 def data_digests(owners: Sequence[Owner], invitation: Invitation) -> tuple[str, ...]:
     """The rows of each owner, in their parts. Raises DataError for rows that its client would
     refuse: nobody need wait for that, and here the reason may be told."""
-    splits = [owner.rows(invitation.task.names, invitation.settings.seed) for owner in owners]
+    splits = [owner.rows(invitation.task, invitation.settings.seed) for owner in owners]
     return tuple(
         fingerprint([[(row.text, row.label) for row in rows] for rows in split]) for split in splits
     )

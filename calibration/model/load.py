@@ -55,11 +55,13 @@ def load_model(
 ) -> HookedModel:
     """Load a local checkpoint folder or hub model, frozen; the options are those of `Machine`.
     Raises ModelError."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 
     config = read_config(name)
+    tokenizer = load_tokenizer(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
         network: Any = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,

@@ -54,10 +54,10 @@ def test_answers_to_private_federations_lie_beside_the_data(owner, clients: list
 
 
 def test_a_client_says_how_its_own_model_is_run(owner, clients: list[Path]) -> None:
-    options = ["--dtype=bf16", "--max-batch-tokens=512", "--checkpointing=on"]
-    assert owner(f"--data={clients[2]}", *options).machine == Machine(
-        dtype="bf16", max_batch_tokens=512, checkpointing="on"
-    )
+    options = ["--dtype=bf16", "--max-batch-tokens=512", "--checkpointing=on", "--truncate"]
+    asked = owner(f"--data={clients[2]}", *options)
+    assert asked.machine == Machine("bf16", max_batch_tokens=512, checkpointing="on")
+    assert asked.truncate
 
 
 def test_the_supernode_is_told_where_to_ask_and_its_status_is_the_commands(

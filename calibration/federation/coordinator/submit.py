@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.coordinator.federate import federated_spec
@@ -14,6 +14,7 @@ from calibration.federation.scripts import SCRIPTS
 from calibration.federation.wire.invitation import Invitation
 from calibration.settings import Settings
 from calibration.task import TaskDefinition, first_problem
+from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import FederationError, ModelError
 
@@ -33,7 +34,7 @@ def prepare_invitation(
     identity = ModelIdentity.of(model, weights=any(Path(model).glob("*.safetensors")))
     try:
         config = AutoConfig.from_pretrained(model)
-        task.trie(AutoTokenizer.from_pretrained(model))
+        task.trie(load_tokenizer(model))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read model {model!r}: {error}") from error
     try:
