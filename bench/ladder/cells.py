@@ -62,6 +62,10 @@ def fill(
             asked = {
                 pool.submit(run, cell, rates(store.results, ranks, cell)): cell for cell in some
             }
-            for done in as_completed(asked):
-                store.add(asked[done].key, done.result())
-                print(f"{len(store.results)} of {len(cells)}: {asked[done].key}", flush=True)
+            try:
+                for done in as_completed(asked):
+                    store.add(asked[done].key, done.result())
+                    print(f"{len(store.results)} of {len(cells)}: {asked[done].key}", flush=True)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else it runs all others before it is told
+                raise
