@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import guarded, token_ids
 from ifedicl_serve.errors import TextTooLongError
 from ifedicl_serve.tasks.task import Task
 
@@ -43,8 +43,8 @@ class PromptEncoder:
         limit = self._limit(task)
         prompts = [task.spec.prompt.render(text) for text in texts]
         return [
-            list(ids) if len(ids) <= limit else self._fitted(task, text, truncate)
-            for text, ids in zip(texts, self.tokenizer(prompts).input_ids, strict=True)
+            ids if len(ids) <= limit else self._fitted(task, text, truncate)
+            for text, ids in zip(texts, guarded(self.tokenizer).ids(prompts), strict=True)
         ]
 
     def _fitted(self, task: Task, text: str, truncate: bool) -> list[int] | TextTooLongError:
@@ -59,10 +59,9 @@ class PromptEncoder:
 
     def _shortened(self, text: str, surplus: int, task: Task) -> str:
         """The text without its last `surplus` tokens."""
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoding["offset_mapping"]
+        starts = guarded(self.tokenizer).starts(text)
         # Cut before the first surplus token: several byte tokens may spell one character.
-        end = offsets[-surplus][0] if surplus < len(offsets) else 0
+        end = starts[-surplus] if surplus < len(starts) else 0
         if end == 0:
             raise TextTooLongError(
                 f"the template of task {task.name!r} alone fills the context of "

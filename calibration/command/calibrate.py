@@ -82,7 +82,7 @@ def _calibrate(
     """Fit a task from labelled examples of one or many clients."""
     from calibration.command import prepare
     from calibration.data.examples import read_examples
-    from calibration.model.load import open_model
+    from calibration.model.load import load_tokenizer, open_model
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
@@ -94,7 +94,8 @@ def _calibrate(
         fraction = 0.0  # nothing is to be chosen, so no rows are needed to choose by
     clients = prepare.read_clients(data, columns, fraction, seed)
     test = read_examples(held_out_data, *columns.names) if held_out_data else []
-    task = prepare.define_task(prompt, out, prepare.task_labels(labels, clients, test))
+    named = prepare.task_labels(labels, clients, test)
+    task = prepare.define_task(prompt, out, named, load_tokenizer(model))
     hooked = open_model(model, dtype, device)
     settings = prepare.settings_of(fit, privacy, hooked.num_layers, seed)
     job = prepare.prepare_job(hooked, model, task, clients, test, settings, start_from)

@@ -84,6 +84,7 @@ def _federate(
     from calibration.federation.coordinator.submit import prepare_invitation, submit
     from calibration.federation.simulate import data_digests, owners_of
     from calibration.federation.simulate import simulate as run_here
+    from calibration.model.load import load_tokenizer
     from calibration.stages.robust import refuse_few_voters
     from ifedicl_serve.contract.artifact import refuse_occupied
 
@@ -97,7 +98,7 @@ def _federate(
     refuse_few_voters(fit.aggregation, terms.quorum)
     invitation = prepare_invitation(
         model,
-        define_task(prompt, out, named),
+        define_task(prompt, out, named, load_tokenizer(model)),
         wire,
         lambda num_layers: settings_of(fit, privacy, num_layers, seed),
     )

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.coordinator.federate import federated_spec
 from calibration.federation.scripts import SCRIPTS
 from calibration.federation.wire.invitation import Invitation
+from calibration.model.load import load_tokenizer
 from calibration.settings import Settings
 from calibration.task import TaskDefinition, first_problem
 from ifedicl_serve.contract.identity import ModelIdentity
@@ -32,7 +33,7 @@ def prepare_invitation(
     identity = ModelIdentity.of(model)
     try:
         config = AutoConfig.from_pretrained(model)
-        task.trie(AutoTokenizer.from_pretrained(model))
+        task.trie(load_tokenizer(model))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read model {model!r}: {error}") from error
     try:

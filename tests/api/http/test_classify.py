@@ -23,7 +23,7 @@ def classify(client, task, texts, **options):
 def expected(registry, tokenizer, name, text, digest=None):
     """Label -> probability, worked out node by node from the engine's arithmetic."""
     task = registry.get(name)
-    prompt = tokenizer(task.spec.prompt.render(text)).input_ids
+    prompt = tokenizer(str(task.spec.prompt.render(text))).input_ids
     choices = np.concatenate(
         [log_probs(digest or task.digest, [*prompt, *n.path], n.children) for n in task.trie.nodes]
     )
@@ -142,7 +142,7 @@ def test_the_response_is_what_its_model_says(client, options):
 def test_usage_counts_each_prompt_once_whatever_the_trie(client, registry, tokenizer, name):
     response = post(client, task=name, input=TEXTS)
     prompt = registry.get(name).spec.prompt
-    lengths = [len(tokenizer(prompt.render(text)).input_ids) for text in TEXTS]
+    lengths = [len(tokenizer(str(prompt.render(text))).input_ids) for text in TEXTS]
     assert [result["prompt_tokens"] for result in response["data"]] == lengths
     assert response["usage"] == {
         "prompt_tokens": sum(lengths),
@@ -155,7 +155,7 @@ def test_the_engine_is_asked_once_per_node_after_the_prompt(client, engine, regi
     engine.prompts.clear()
     classify(client, "topics", "fine")
     task = registry.get("topics")
-    prompt = tokenizer(task.spec.prompt.render("fine")).input_ids
+    prompt = tokenizer(str(task.spec.prompt.render("fine"))).input_ids
     assert engine.prompts[0] == prompt
     assert sorted(engine.prompts) == sorted([*prompt, *node.path] for node in task.trie.nodes)
 
@@ -206,7 +206,7 @@ def test_truncate_leaves_a_text_that_fits_alone(client):
 def test_a_text_that_just_fits_is_taken_with_every_label_path(
     client, engine, registry, tokenizer, name
 ):
-    template = len(tokenizer(registry.get(name).spec.prompt.render("")).input_ids)
+    template = len(tokenizer(str(registry.get(name).spec.prompt.render(""))).input_ids)
     engine.prompts.clear()
     (result,) = classify(client, name, " good" * (limit(registry, name) - template))
     assert result["prompt_tokens"] == limit(registry, name)
