@@ -54,13 +54,13 @@ RUNGS: tuple[dict[str, Any], ...] = (
     {"fit": "none", "readout": "head"},
 )
 FUSED = 0  # which of them is exported: no readout, every token
-TEXTS = [f"question {n}: " + "why was my card declined? " * (1 + n) for n in range(8)]
+TEXTS = [f"question {n}: " + "why was my card declined? " * (1 + 3 * n) for n in range(8)]
 CHUNK = 64  # tokens a step where prefill is chunked: the longest prompt takes several
 # float32 sums in another order; on a GPU attention in float32 uses TF32, ten bits of mantissa.
 # bfloat16 has seven: one rounding is 2^-8 relative, and there are some in each of six layers.
 TOLERANCE = {"float32": 1e-4, "float32 on a GPU": 2e-2, "bfloat16": 0.3}
 
-Scores = npt.NDArray[np.float64]  # [tasks, texts, labels] log-probabilities; the last task is none
+Scores = npt.NDArray[np.floating]  # [tasks, texts, labels] log-probabilities; the last task is none
 DTYPES = ("float32", "bfloat16")
 RUNNERS = {"V1": "0", "V2": "1"}  # values of VLLM_USE_V2_MODEL_RUNNER
 
@@ -89,7 +89,7 @@ class Setting:
             model=str(model),
             dtype=self.dtype,
             max_model_len=512,
-            max_num_seqs=256,
+            max_num_seqs=min(256, self.chunk or 256),
             max_num_batched_tokens=self.chunk or 8192,
             enable_prefix_caching=True,
             gpu_memory_utilization=0.3,
@@ -183,7 +183,7 @@ def ask(llm: Any, asked: Sequence[tuple[Task, bool]], one_by_one: bool = False) 
 
 def read_out(
     task: Task, adapted: bool, outputs: Iterator[npt.NDArray[np.float32]]
-) -> npt.NDArray[np.float64]:
+) -> Scores:
     """A text's label log-probabilities from the answers to its nodes, the next ones."""
     nodes = task.trie.nodes
     tokens, rows = len(nodes[0].children), task.label_rows if adapted else 0
