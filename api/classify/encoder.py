@@ -2,16 +2,19 @@
 
 from typing import Any
 
-from ifedicl_serve.contract.tokens import guarded, token_ids
+from ifedicl_serve.contract.tokens import guarded
 from ifedicl_serve.errors import TextTooLongError
 from ifedicl_serve.tasks.task import Task
 
 
 class PromptEncoder:
-    """Renders and tokenises texts for a task, exactly as calibration did."""
+    """Renders and tokenises texts for a task, exactly as calibration did.
+
+    Raises ModelError for a tokenizer that cannot keep control tokens out of texts.
+    """
 
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer = guarded(tokenizer)
         self.max_model_len = max_model_len
 
     def encode(self, task: Task, text: str, truncate: bool) -> list[int]:
@@ -22,7 +25,7 @@ class PromptEncoder:
         """
         limit = self._limit(task)
         prompt = task.spec.prompt
-        ids = token_ids(self.tokenizer, prompt.render(text))
+        (ids,) = self.tokenizer.ids([prompt.render(text)])
         while len(ids) > limit:
             if not truncate:
                 raise TextTooLongError(
@@ -31,7 +34,7 @@ class PromptEncoder:
                     '"truncate": true (--truncate of `ifedicl classify`)'
                 )
             text = self._shortened(text, len(ids) - limit, task)
-            ids = token_ids(self.tokenizer, prompt.render(text))
+            (ids,) = self.tokenizer.ids([prompt.render(text)])
         return ids
 
     def encode_all(
@@ -44,7 +47,7 @@ class PromptEncoder:
         prompts = [task.spec.prompt.render(text) for text in texts]
         return [
             ids if len(ids) <= limit else self._fitted(task, text, truncate)
-            for text, ids in zip(texts, guarded(self.tokenizer).ids(prompts), strict=True)
+            for text, ids in zip(texts, self.tokenizer.ids(prompts), strict=True)
         ]
 
     def _fitted(self, task: Task, text: str, truncate: bool) -> list[int] | TextTooLongError:
@@ -59,7 +62,7 @@ class PromptEncoder:
 
     def _shortened(self, text: str, surplus: int, task: Task) -> str:
         """The text without its last `surplus` tokens."""
-        starts = guarded(self.tokenizer).starts(text)
+        starts = self.tokenizer.starts(text)
         # Cut before the first surplus token: several byte tokens may spell one character.
         end = starts[-surplus] if surplus < len(starts) else 0
         if end == 0:
