@@ -181,9 +181,7 @@ def ask(llm: Any, asked: Sequence[tuple[Task, bool]], one_by_one: bool = False) 
     return np.array([[read_out(task, adapted, outputs) for _ in TEXTS] for task, adapted in asked])
 
 
-def read_out(
-    task: Task, adapted: bool, outputs: Iterator[npt.NDArray[np.float32]]
-) -> Scores:
+def read_out(task: Task, adapted: bool, outputs: Iterator[npt.NDArray[np.float32]]) -> Scores:
     """A text's label log-probabilities from the answers to its nodes, the next ones."""
     nodes = task.trie.nodes
     tokens, rows = len(nodes[0].children), task.label_rows if adapted else 0
