@@ -1,16 +1,25 @@
 """The figures of bench/accuracy.py by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bench.accuracy import FULL, plan
 from bench.ladder.cell import Spent, calibration_error
 from bench.ladder.cells import Cell, rates
+from bench.ladder.few_shot import few_shot
 from bench.ladder.lora import RATES
 from bench.ladder.table import METHODS, headline, markdown, worst_below_cheap
+from calibration.data.examples import Example
 from calibration.ladder import PAPERS, Rung
+from calibration.model.load import open_model
 from calibration.readout.metered import Metered
 from calibration.settings import Settings
+from calibration.stages.evaluate import Evaluation
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.contract.spec import Label
 
 
 def cell(accuracy: float, **others: float) -> dict:
@@ -102,3 +111,14 @@ def test_lora_keeps_the_rate_that_seed_0_has_chosen():
     assert rates(results, (8, 1), Cell("subj", "320", 0)) == {8: RATES, 1: RATES}
     assert rates(results, (8, 1), Cell("subj", "320", 1)) == {8: (1e-3,), 1: (1e-2,)}
     assert rates({}, (), Cell("subj", "320", 1)) == {}
+
+
+def test_demonstrations_that_are_read_once_say_the_same():
+    """As read again for every text."""
+    base_model = open_model(str(Path(__file__).parents[2] / "examples/tiny_qwen2"), "fp32", "cpu")
+    data = [Example(f"text {n} about money", ("card", "cash payment")[n % 2]) for n in range(12)]
+    labels = tuple(Label(name=name, verbalization=name) for name in ("card", "cash payment"))
+    task = TaskDefinition("t", PromptTemplate.of("Text: {text}\nTopic:"), labels)
+    evaluation = Evaluation(base_model, task, [*data[:3], Example("a longer text " * 9, "card")])
+    once = few_shot(evaluation, data[3:], 4, seed=0)
+    np.testing.assert_allclose(once, evaluation.few_shot(data[3:], 4, seed=0), atol=1e-4)
