@@ -64,6 +64,7 @@ class ClassifyEndpoints:
 def _registry(engine_client: Any, tasks: TaskConfig) -> TaskRegistry:
     model = ModelIdentity.of(engine_client.model_config.model)
     tokenizer = engine_client.renderer.get_tokenizer()
+    model.refuse_other_tokenizer(tokenizer)
     registry = TaskRegistry(tasks.tasks_dir, model, tokenizer, tasks.trusted)
     for reason in registry.refused.values():
         logger.warning("Refused artifact: %s", reason)

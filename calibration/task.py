@@ -12,13 +12,14 @@ from pydantic import ValidationError
 from calibration.data.examples import Example
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
 from ifedicl_serve.contract.prompt import (
+    PROBE,
     PromptTemplate,
     label_trie,
     tail_tokens,
     tokenized_labels,
 )
 from ifedicl_serve.contract.spec import Label, TaskSpec
-from ifedicl_serve.contract.tokens import Prompt
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import PromptError
 
 
@@ -55,6 +56,14 @@ class TaskDefinition:
         """How many tokens the template adds behind a text; those of extent `tail`."""
         return tail_tokens(tokenizer, self.prompt)
 
+    def label_room(self, tokenizer: Any) -> int:
+        """How many tokens are read beyond a text's prompt at most: those of a label, or of what
+        a demonstration has behind its text."""
+        prompt = len(token_ids(tokenizer, self.prompt.render(PROBE)))
+        shown = [self.demonstration(Example(PROBE, name)) for name in self.names]
+        beyond = [len(token_ids(tokenizer, text)) - prompt for text in shown]
+        return max(*beyond, *map(len, self.label_tokens(tokenizer)))
+
     def indices(self, examples: Sequence[Example]) -> list[int]:
         """The position of each example's label among the task's labels."""
         position = {name: index for index, name in enumerate(self.names)}
@@ -74,6 +83,11 @@ class TaskDefinition:
 
 
 def first_problem(error: ValidationError) -> PromptError:
-    """pydantic's complaint about a template or label, as one of our errors."""
-    message = error.errors(include_url=False)[0]["msg"]
-    return PromptError(message.removeprefix("Value error, "))
+    """pydantic's complaint about a template or label, as one of our errors: with the field's name
+    and what it holds, unless one of our own validators has said so."""
+    problem = error.errors(include_url=False)[0]
+    message, field = problem["msg"], ".".join(map(str, problem["loc"]))
+    if problem["type"] == "value_error":
+        return PromptError(message.removeprefix("Value error, "))
+    held = f" is {problem['input']!r}" if isinstance(problem["input"], str) else ""
+    return PromptError(f"{field}{held}: {message}")

@@ -46,6 +46,11 @@ COMMANDS = {
     "sign": Command(
         "calibration.command.artifacts:sign", "sign artifacts with your key", "contract"
     ),
+    "renew": Command(
+        "calibration.command.artifacts:renew",
+        "tell a task's model as this release does",
+        "contract",
+    ),
     "export": Command(
         "calibration.command.artifacts:export", "fold a task into a plain checkpoint", "calibration"
     ),
@@ -54,7 +59,10 @@ COMMANDS = {
 }
 
 # The modules that an extra brings and our code imports.
-CONTRACT = {"torch", "transformers", "safetensors", "cryptography", "numpy", "typer", "rich"}
+CONTRACT = {
+    *("torch", "transformers", "huggingface_hub", "safetensors", "cryptography", "numpy"),
+    *("typer", "rich"),
+}
 CALIBRATION = CONTRACT | {"pyarrow", "matplotlib", "sklearn"}
 SERVE = CONTRACT | {"watchfiles", "prometheus_client", "python_multipart", "pyarrow"}
 EXTRAS = {

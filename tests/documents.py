@@ -36,6 +36,7 @@ PLACES = {
         (".venv/bin/ifedicl inspect", "commands"),
         (".venv/bin/ifedicl evaluate", "commands"),
         (".venv/bin/ifedicl calibrate", "commands"),
+        ("$ ifedicl renew", "compared"),
     ],
     "docs/federating.md": [
         (".venv/bin/ifedicl partition", "commands"),

@@ -27,14 +27,17 @@ class ResultColumns:
         return [pa.field(self.prefix + name, kind) for name, kind in typed]
 
     def schema(self, rows: pa.Schema) -> pa.Schema:
-        """Of the rows with results. Raises DataError if a name is taken."""
-        taken = [field.name for field in self.fields if field.name in rows.names]
+        """Of the rows with results."""
+        return pa.schema([*rows, *self.fields], metadata=rows.metadata)
+
+    def refuse_taken(self, names: Sequence[str]) -> None:
+        """Raise DataError if the rows have one of the names that are added."""
+        taken = [field.name for field in self.fields if field.name in set(names)]
         if taken:
             raise DataError(
                 f"the input has columns {', '.join(map(repr, taken))}, which would be added; "
                 "rename them, or give the added ones a prefix, e.g. --prefix predicted_"
             )
-        return pa.schema([*rows, *self.fields], metadata=rows.metadata)
 
     def add(
         self,

@@ -5,20 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from api.batch.columns import ResultColumns
 from api.batch.offline import BatchEngine
 from api.batch.parts import Parts
 from api.batch.run import Plan
-from api.batch.source import Source, open_source
+from api.batch.source import open_source
 from api.vllm.offline import offline_engine
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, Artifact, load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
 from ifedicl_serve.files.table_writers import refuse_unwritable
-from ifedicl_serve.files.tables import refuse_missing
 from ifedicl_serve.files.writing import write_folder
 
 
@@ -78,14 +75,12 @@ def _begun(options: Options, parts: Parts) -> Job:
     _refuse_existing(options.output, options.overwrite)
     identity = ModelIdentity.of(options.model)
     artifact = load_artifact(options.task, identity)
-    source = open_source(options.data)
-    _refuse_no_text(source, options.text_column)
+    source = open_source(options.data, options.text_column, options.output)
     labels = tuple(label.name for label in artifact.spec.labels)
     columns = ResultColumns(labels, options.prefix)
-    refuse_unwritable(options.output, columns.schema(source.schema))
-    plan = Plan(
-        source, options.output, columns, options.text_column, options.batch_size, options.truncate
-    )
+    columns.refuse_taken(source.names)
+    refuse_unwritable(options.output, columns.schema(source.carried.schema))
+    plan = Plan(source, options.output, columns, options.batch_size, options.truncate)
     parts.begin(
         {
             "input": f"sha256 {source.sha256}",
@@ -105,14 +100,3 @@ def _begun(options: Options, parts: Parts) -> Job:
 def _refuse_existing(output: Path, overwrite: bool) -> None:
     if output.exists() and not overwrite:
         raise DataError(f"{output} exists; choose another --output, or replace it with --overwrite")
-
-
-def _refuse_no_text(source: Source, name: str) -> None:
-    refuse_missing(source.path, [name], source.schema.names, "name yours with --text-column")
-    kind = source.schema.field(name).type
-    values = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if values not in (pa.string(), pa.large_string(), pa.string_view(), pa.null()):
-        raise DataError(
-            f"{source.path}: column {name!r} is {kind}, expected strings; name another with "
-            "--text-column"
-        )

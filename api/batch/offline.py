@@ -22,6 +22,7 @@ class BatchEngine:
         from vllm import PoolingParams
 
         tokenizer = llm.get_tokenizer()
+        artifact.spec.model.refuse_other_tokenizer(tokenizer)
         self.llm = llm
         self.task = Task.of(artifact, tokenizer, folder)
         self.prompts = PromptEncoder(tokenizer, llm.model_config.max_model_len)

@@ -47,7 +47,6 @@ class Plan:
     source: Source
     output: Path
     columns: ResultColumns
-    text_column: str
     chunk_rows: int
     truncate: bool
 
@@ -116,10 +115,10 @@ def _classify_chunks(
 
 
 def _prepare(plan: Plan, engine: Scorer, rows: pa.Table) -> Prepared:
-    texts = rows.column(plan.text_column).cast(pa.string()).to_pylist()
+    texts = plan.source.carried.texts(rows)
     errors = [_problem(text) for text in texts]
-    good = [row for row, error in enumerate(errors) if error is None]
-    encoded = engine.prompts.encode_all(engine.task, [texts[row] for row in good], plan.truncate)
+    good = {row: text for row, text in enumerate(texts) if text and errors[row] is None}
+    encoded = engine.prompts.encode_all(engine.task, list(good.values()), plan.truncate)
     prompts = []
     for row, prompt in zip(good, encoded, strict=True):
         if isinstance(prompt, TextTooLongError):
@@ -146,7 +145,7 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 
 def _merge(plan: Plan, parts: Parts, chunks: int) -> int:
     """Write the output from its parts; returns how many rows have an error."""
-    schema = plan.columns.schema(plan.source.schema)
+    schema = plan.columns.schema(plan.source.carried.schema)
     errors = 0
     with parts.output(plan.output) as staged:
         with writer_of(plan.output)(staged, schema) as writer:

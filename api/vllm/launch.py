@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.options import ServeOptions
+from ifedicl_serve.checkpoint.weights import weight_files
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
-from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.identity import architecture_of
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.plugin.config import TaskConfig
 
@@ -18,10 +19,13 @@ OTHER_MODEL_FLAGS = (
     "tokenizer_revision",
     "quantization",
     "tokenizer_mode",
+    "config_format",
     "hf_config_path",
     "hf_overrides",
     "weight_transfer_config",  # weights pushed into a running engine
 )
+# Values of --load-format that read the files that a model's identity is made of, or none.
+LOAD_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors", "instanttensor", "dummy")
 # vLLM flags that keep KV outside of the engine, where our salt may not reach: connectors look it
 # up by tokens (ExampleConnector, LMCache) or by what a caller says (NIXL's `kv_transfer_params`).
 OUTSIDE_KV_FLAGS = ("kv_transfer_config", "kv_offloading_size")
@@ -30,8 +34,10 @@ OWN_FLAGS = ("convert", "pooler_config", "additional_config")
 
 
 def adapted_architecture(model: str) -> str:
-    """Our class for a checkpoint's architecture. Raises ModelError if there is none."""
-    architecture = ModelIdentity.of(model).architecture
+    """Our class for a checkpoint's architecture. Raises ModelError if there is none, or if vLLM
+    would load other weights than calibration does: now, before an engine is started."""
+    architecture = architecture_of(model)
+    weight_files(model)
     if architecture not in ADAPTED_ARCHITECTURES:
         raise ModelError(
             f"{model} is a {architecture}, tasks are served on "
@@ -81,6 +87,11 @@ def refuse_flags(
         parser.error(
             f"--{flag.replace('_', '-')} would serve another model than the one tasks are checked "
             "against; give --model a local folder of what is to be served"
+        )
+    if args.load_format not in LOAD_FORMATS:
+        parser.error(
+            f"--load-format {args.load_format} could load other weights than tasks are checked "
+            f"against (known not to: {', '.join(LOAD_FORMATS)}); leave it out"
         )
     for flag in filter(given, OUTSIDE_KV_FLAGS):
         parser.error(

@@ -17,6 +17,9 @@ Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto (cuda if there).")]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
+Truncate = Annotated[
+    bool, typer.Option("--truncate", help="Cut texts whose prompts the model cannot read whole.")
+]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 
 StartFrom = Annotated[

@@ -1,4 +1,4 @@
-"""`ifedicl inspect`, `sign` and `export`: what is done with a calibrated task.
+"""`ifedicl inspect`, `sign`, `renew` and `export`: what is done with a calibrated task.
 
 torch and transformers are imported inside the command, so that --help is quick.
 """
@@ -27,6 +27,11 @@ def inspect(argv: Sequence[str]) -> int:
 def sign(argv: Sequence[str]) -> int:
     """Sign artifacts, for servers that ask for it."""
     return run_command("sign", _sign, argv)
+
+
+def renew(argv: Sequence[str]) -> int:
+    """Check tasks of an older release against their model anew."""
+    return run_command("renew", _renew, argv)
 
 
 def export(argv: Sequence[str]) -> int:
@@ -83,6 +88,21 @@ def _sign(
         write_signature(task, digest, private_key)
         name = fingerprint(public_bytes(private_key.public_key()))
         Console().print(f"signed {task} (digest {digest[:16]}) with key {name}")
+
+
+def _renew(
+    model: Model,
+    tasks: Annotated[list[Path], typer.Argument(help="Folders of tasks calibrated on it.")],
+) -> None:
+    """Write into tasks of an older release what this one tells their model by.
+
+    A task of another model is refused, as far as its release could tell. What was fitted stays as
+    it is; a signature goes, so sign the task again.
+    """
+    from ifedicl_serve.contract.identity_1 import renew
+
+    for task in tasks:
+        Console().print(f"renewed {task} (digest {renew(task, model).digest[:16]})")
 
 
 def _export(

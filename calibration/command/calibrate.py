@@ -21,6 +21,7 @@ from calibration.command.arguments import (
     PromptOptions,
     Seed,
     StartFrom,
+    Truncate,
 )
 from calibration.command.tables import metrics_table, rungs_table
 from ifedicl_serve.command import run_command
@@ -66,6 +67,7 @@ def _calibrate(
             "exactly, so with --epsilon the rows must be public."
         ),
     ] = None,
+    truncate: Truncate = False,
     start_from: StartFrom = None,
     privacy: PrivacyOptions,
     dtype: Dtype = "fp32",
@@ -81,8 +83,10 @@ def _calibrate(
 ) -> None:
     """Fit a task from labelled examples of one or many clients."""
     from calibration.command import prepare
-    from calibration.data.examples import read_examples
-    from calibration.model.load import load_tokenizer, open_model
+    from calibration.data.examples import split_held_out
+    from calibration.data.rows import Rows
+    from calibration.model.load import open_model
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
@@ -92,11 +96,14 @@ def _calibrate(
     fraction = 0.0 if privacy.epsilon else held_out
     if held_out_data and not prepare.leaves_open(fit):
         fraction = 0.0  # nothing is to be chosen, so no rows are needed to choose by
-    clients = prepare.read_clients(data, columns, fraction, seed)
-    test = read_examples(held_out_data, *columns.names) if held_out_data else []
-    named = prepare.task_labels(labels, clients, test)
+    files = prepare.read_files(data, columns)
+    tests = prepare.read_files([held_out_data] if held_out_data else [], columns)
+    named = prepare.task_labels(labels, files + tests)
     task = prepare.define_task(prompt, out, named, load_tokenizer(model))
     hooked = open_model(model, dtype, device)
+    owned = [file.fitting(hooked, task, truncate) for file in files]
+    test = [row for file in tests for row in file.fitting(hooked, task, truncate)]
+    clients = [Rows(*split_held_out(rows, fraction, seed)) for rows in owned]
     settings = prepare.settings_of(fit, privacy, hooked.num_layers, seed)
     job = prepare.prepare_job(hooked, model, task, clients, test, settings, start_from)
     _run(job, out, state or out.parent / f".{out.name}.state", report or out / "report")

@@ -18,6 +18,7 @@ from calibration.command.arguments import (
     Model,
     Seed,
     Task,
+    Truncate,
 )
 from calibration.command.tables import metrics_table
 from ifedicl_serve.command import run_command
@@ -39,6 +40,7 @@ def _evaluate(
     ] = None,
     shots: Annotated[int, typer.Option(min=1, help="Demonstrations in a few-shot prompt.")] = 8,
     columns: Columns,
+    truncate: Truncate = False,
     dtype: Dtype = "fp32",
     device: Device = "auto",
     seed: Seed = 0,
@@ -47,20 +49,22 @@ def _evaluate(
     ] = None,
 ) -> None:
     """Accuracy, log-loss and macro-F1 without adaptation, with a few-shot prompt, and adapted."""
-    from calibration.data.examples import check_labels, read_examples
+    from calibration.command.prepare import read_files
+    from calibration.data.examples import check_labels
     from calibration.model.load import open_model
     from calibration.stages.evaluate import compare
+    from calibration.task import TaskDefinition
     from ifedicl_serve.contract.artifact import load_artifact
     from ifedicl_serve.contract.identity import ModelIdentity
 
     artifact = load_artifact(task, ModelIdentity.of(model))
-    names = [label.name for label in artifact.spec.labels]
-    examples = read_examples(data, *columns.names)
-    demonstrations = read_examples(train, *columns.names) if train else []
-    check_labels(examples, names, str(data))
-    check_labels(demonstrations, names, str(train))
+    definition = TaskDefinition.of(artifact.spec)
+    files = read_files([data, train] if train else [data], columns)
+    for file in files:
+        check_labels(file.rows, definition.names, str(file.path))
     hooked = open_model(model, dtype, device)
-    metrics = compare(hooked, artifact, examples, demonstrations, shots, seed)
+    examples, *demonstrations = [file.fitting(hooked, definition, truncate) for file in files]
+    metrics = compare(hooked, artifact, examples, sum(demonstrations, []), shots, seed)
     Console().print(metrics_table(f"{artifact.spec.name}: {len(examples)} rows", metrics))
     if json_file:
         record = {"task": artifact.spec.name, "n": len(examples), "shots": shots}

@@ -17,6 +17,7 @@ from calibration.command.arguments import (
     PrivacyOptions,
     PromptOptions,
     Seed,
+    Truncate,
 )
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import FederationError
@@ -74,6 +75,7 @@ def _federate(
         ),
     ] = 0.2,
     columns: Columns,
+    truncate: Truncate = False,
     seed: Seed = 0,
 ) -> None:
     """Coordinate a calibration whose clients keep their data, over Flower."""
@@ -84,15 +86,15 @@ def _federate(
     from calibration.federation.coordinator.submit import prepare_invitation, submit
     from calibration.federation.simulate import data_digests, owners_of
     from calibration.federation.simulate import simulate as run_here
-    from calibration.model.load import load_tokenizer
     from calibration.stages.robust import refuse_few_voters
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
     named = parse_labels(labels, [])
     if (superlink is None) == (simulate is None):
         raise FederationError("give either --superlink or --simulate")
-    owners = owners_of(simulate or [], model, *columns.names, held_out)
+    owners = owners_of(simulate or [], model, *columns.names, held_out, truncate)
     expected = clients or len(owners)
     terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
     refuse_few_voters(fit.aggregation, terms.quorum)
@@ -146,6 +148,7 @@ def _client(
         ),
     ] = None,
     columns: Columns,
+    truncate: Truncate = False,
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
@@ -167,6 +170,7 @@ def _client(
         max_epsilon,
         max_delta,
         (answers or data.parent / f".{data.name}.answers").resolve(),
+        truncate,
     )
     owner.rows()  # a mistyped file is an error now, not a refusal when the coordinator comes
     run_supernode(owner, superlink, root_certificates, private_key, insecure)

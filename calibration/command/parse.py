@@ -14,17 +14,17 @@ def parse_labels(text: str | None, found: Sequence[str]) -> list[tuple[str, str]
     """Label names with their verbalizations, in order.
 
     `text` is ``name,name=words,...`` or ``@labels.json`` (a list of names, or an object from
-    name to words); without it the labels `found` in the data are taken as they are.
+    name to words); without it the labels `found` in the data are taken as they are. Raises
+    DataError for labels that the model, or whoever reads its answers, could not tell apart.
     """
     if text is None:
-        return [(name, verbalize(name)) for name in found]
-    if text.startswith("@"):
-        return _labels_from_file(Path(text[1:]))
-    pairs = []
-    for part in text.split(","):
-        name, given, words = part.partition("=")
-        pairs.append((name.strip(), words.strip() if given else verbalize(name.strip())))
-    return pairs
+        source, labels = "the labels in the data", [(name, verbalize(name)) for name in found]
+    elif text.startswith("@"):
+        source, labels = text[1:], _labels_from_file(Path(text[1:]))
+    else:
+        source, labels = f"labels {text!r}", [_typed_label(part) for part in text.split(",")]
+    _refuse_unclear(labels, source)
+    return labels
 
 
 def verbalize(name: str) -> str:
@@ -66,16 +66,58 @@ def unescape(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
+def _typed_label(text: str) -> tuple[str, str]:
+    name, given, words = text.partition("=")
+    return name.strip(), words.strip() if given else verbalize(name.strip())
+
+
 def _labels_from_file(path: Path) -> list[tuple[str, str]]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        # An object as a tuple of its pairs: a dict would keep the last of those with one name.
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=tuple)
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot read labels: {error}") from error
     if isinstance(value, list):
-        return [(str(name), verbalize(str(name))) for name in value]
-    if isinstance(value, dict):
-        return [(name, str(words)) for name, words in value.items()]
+        for number, name in enumerate(value, start=1):
+            _refuse_no_text(name, f"{path}: label {number}", "its name")
+        return [(name, verbalize(name)) for name in value]
+    if isinstance(value, tuple):
+        for name, words in value:
+            _refuse_no_text(words, f"{path}: label {name!r}", "the words the model reads for it")
+        return list(value)
     raise DataError(
-        f"{path}: holds a {type(value).__name__}, expected a list of label names or an object "
-        "from name to the words the model reads"
+        f"{path}: holds {_shown(value)}, expected a list of label names or an object from name to "
+        "the words the model reads"
     )
+
+
+def _refuse_no_text(value: object, what: str, expected: str) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"{what} is {_shown(value)}, expected a string: {expected}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value)
+
+
+def _refuse_unclear(labels: Sequence[tuple[str, str]], source: str) -> None:
+    seen: dict[str, str] = {}
+    for number, (name, words) in enumerate(labels, start=1):
+        if not name.strip():
+            raise DataError(f"{source}: label {number} has an empty name; name it or leave it out")
+        if not words.strip():
+            raise DataError(
+                f"{source}: the model would read nothing for label {name!r}; give it words, as in "
+                f"--labels '{name}=words,...'"
+            )
+        if name in seen.values():
+            raise DataError(f"{source}: label {name!r} is there twice; leave one out")
+        if words in seen:
+            raise DataError(
+                f"{source}: the model would read {words!r} for {seen[words]!r} and for {name!r}; "
+                f"give one of them other words, as in --labels '{name}=words,...', or let them be "
+                "one label"
+            )
+        seen[words] = name

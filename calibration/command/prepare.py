@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from pydantic import ValidationError
@@ -23,11 +23,11 @@ from calibration.data.examples import (
     check_labels,
     found_labels,
     read_examples,
-    split_held_out,
 )
 from calibration.data.rows import Rows
 from calibration.ladder import rungs_of
 from calibration.model.hooked import HookedModel
+from calibration.model.lengths import fitting
 from calibration.run.local import Job, task_spec
 from calibration.settings import Settings
 from calibration.stages.start import EMPTY, Shelf
@@ -78,10 +78,21 @@ def _plain(prompt: PromptOptions, tokenizer: Any) -> PromptTemplate:
     return PromptTemplate.of(unescape(template), unescape(separator))
 
 
-def read_clients(paths: Sequence[Path], columns: Columns, fraction: float, seed: int) -> list[Rows]:
-    """Each client's rows, a part of them held out."""
-    files = (read_examples(path, *columns.names) for path in paths)
-    return [Rows(*split_held_out(examples, fraction, seed)) for examples in files]
+class DataFile(NamedTuple):
+    """A file of rows, in its order."""
+
+    path: Path
+    rows: Sequence[Example]
+
+    def fitting(self, model: HookedModel, task: TaskDefinition, truncate: bool) -> list[Example]:
+        """Its rows, none longer than the model reads. Raises DataError."""
+        tokenizer, max_tokens = model.tokenizer, model.max_tokens
+        return fitting(self.rows, self.path, task, tokenizer, max_tokens, truncate)
+
+
+def read_files(paths: Sequence[Path], columns: Columns) -> list[DataFile]:
+    """Labelled rows of each file. Raises DataError."""
+    return [DataFile(path, read_examples(path, *columns.names)) for path in paths]
 
 
 def leaves_open(fit: FitOptions) -> bool:
@@ -89,16 +100,11 @@ def leaves_open(fit: FitOptions) -> bool:
     return [rung.readout for rung in rungs_of(fit.fit, fit.readout)] != ["none"]  # type: ignore[arg-type]
 
 
-def task_labels(
-    text: str | None, clients: Sequence[Rows], test: Sequence[Example]
-) -> list[tuple[str, str]]:
+def task_labels(text: str | None, files: Sequence[DataFile]) -> list[tuple[str, str]]:
     """The labels asked for, or those of all rows; every row must have one."""
-    rows = [row for client in clients for row in client.everything] + list(test)
-    labels = parse_labels(text, found_labels(rows))
-    names = [name for name, _ in labels]
-    for number, client in enumerate(clients):
-        check_labels(client.everything, names, f"client {number}")
-    check_labels(test, names, "rows to measure on")
+    labels = parse_labels(text, found_labels([row for file in files for row in file.rows]))
+    for file in files:
+        check_labels(file.rows, [name for name, _ in labels], str(file.path))
     return labels
 
 

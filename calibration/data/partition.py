@@ -58,6 +58,7 @@ def one_label(examples: Sequence[Example], clients: int, seed: int) -> Clients:
 
     With fewer clients than labels, the rows of the labels that nobody holds are left out.
     """
+    _check_enough(len(examples), clients, "rows")
     rng = np.random.default_rng(seed)
     labels = rng.permutation(found_labels(examples))
     parts: Clients = [[] for _ in range(clients)]

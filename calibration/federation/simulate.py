@@ -17,12 +17,17 @@ from ifedicl_serve.files.table_formats import FORMATS
 
 
 def owners_of(
-    paths: Sequence[Path], model: str, text_column: str, label_column: str, held_out: float
+    paths: Sequence[Path],
+    model: str,
+    text_column: str,
+    label_column: str,
+    held_out: float,
+    truncate: bool,
 ) -> list[Owner]:
     """One simulated owner per file, or per data file of a folder, in the order of their names."""
     files = [one for path in paths for one in (_in_order(path) if path.is_dir() else [path])]
     return [
-        Owner(client, model, file.resolve(), text_column, label_column, held_out)
+        Owner(client, model, file.resolve(), text_column, label_column, held_out, truncate=truncate)
         for client, file in enumerate(files)
     ]
 
@@ -30,7 +35,7 @@ def owners_of(
 def data_digests(owners: Sequence[Owner], invitation: Invitation) -> tuple[str, ...]:
     """The rows of each owner, in their parts. Raises DataError for rows that its client would
     refuse: nobody need wait for that, and here the reason may be told."""
-    splits = [owner.rows(invitation.task.names, invitation.settings.seed) for owner in owners]
+    splits = [owner.rows(invitation.task, invitation.settings.seed) for owner in owners]
     return tuple(
         fingerprint([[(row.text, row.label) for row in rows] for rows in split]) for split in splits
     )

@@ -30,6 +30,8 @@ def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedMo
     """Load a local checkpoint folder or hub model, frozen. Raises ModelError."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
+
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r} is unknown (known: {', '.join(DTYPES)})")
     if device == "auto":
@@ -42,27 +44,13 @@ def load_model(name: str, dtype: str = "fp32", device: str = "auto") -> HookedMo
             name, config=config, dtype=DTYPES[dtype]
         )
     except (OSError, ValueError, ImportError) as error:
-        raise _not_loaded(name, error) from error
+        raise ModelError(
+            f"cannot load model {name!r}: {error}; give a Hugging Face checkpoint folder or hub "
+            "name of a causal language model"
+        ) from error
     if getattr(network.config, "attn_logit_softcapping", None):
         network.set_attn_implementation("eager")  # Gemma 2: PyTorch's own attention has no cap
     return HookedModel(network.to(device), tokenizer)
-
-
-def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a local checkpoint folder or hub model. Raises ModelError."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, ImportError) as error:
-        raise _not_loaded(name, error) from error
-
-
-def _not_loaded(name: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"cannot load model {name!r}: {error}; give a Hugging Face checkpoint folder or hub name "
-        "of a causal language model"
-    )
 
 
 def _dequantise_when_loaded(config: Any) -> None:

@@ -62,7 +62,6 @@ class Job:
             [label.model_dump() for label in self.task.labels],
             self.settings.record(),
             [[_plain(part) for part in rows] for rows in self.clients],
-            _plain(self.test),
             self.shelf.digests,
         )
 

@@ -23,6 +23,8 @@ from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.injection import Injection, TensorName, adapted_mask
 from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
 from ifedicl_serve.contract.spec import Extent
+from ifedicl_serve.contract.tokens import Prompt, token_ids
+from ifedicl_serve.errors import DataError
 
 
 class Evaluation:
@@ -53,9 +55,19 @@ class Evaluation:
 
     def few_shot(self, train: Sequence[Example], shots: int, seed: int) -> FloatArray:
         """With `shots` demonstrations in the prompt, spread over the labels."""
-        demonstrations = choose_demonstrations(train, shots, seed)
-        prompts = [self.task.few_shot_prompt(demonstrations, text) for text in self.texts]
-        return label_log_probs(self.model, prompts, self.trie)
+        return label_log_probs(self.model, self._few_shot_prompts(train, shots, seed), self.trie)
+
+    def refuse_long(self, train: Sequence[Example], shots: int, seed: int) -> None:
+        """Raise DataError if a few-shot prompt is longer than the model reads."""
+        room = self.model.max_tokens - self.task.label_room(self.model.tokenizer)
+        prompts = self._few_shot_prompts(train, shots, seed)
+        for number, prompt in enumerate(prompts, start=1):
+            tokens = len(token_ids(self.model.tokenizer, prompt))
+            if tokens > room:
+                raise DataError(
+                    f"row {number} with {shots} demonstrations before it has {tokens} tokens, the "
+                    f"model reads at most {room} before a label; give fewer --shots, or no --train"
+                )
 
     def adapted(
         self,
@@ -78,6 +90,10 @@ class Evaluation:
         prompts = [self.task.prompt.render(text) for text in texts]
         return label_features(self.model, prompts, self.trie, self.tail)
 
+    def _few_shot_prompts(self, train: Sequence[Example], shots: int, seed: int) -> list[Prompt]:
+        demonstrations = choose_demonstrations(train, shots, seed)
+        return [self.task.few_shot_prompt(demonstrations, text) for text in self.texts]
+
     def _scores(self, texts: Sequence[str]) -> FloatArray:
         return self.features(texts).log_probs
 
@@ -90,9 +106,14 @@ def compare(
     shots: int,
     seed: int = 0,
 ) -> dict[str, Metrics]:
-    """Metrics of every way to classify `examples`; those that need `train` only if it is given."""
+    """Metrics of every way to classify `examples`; those that need `train` only if it is given.
+
+    Raises DataError, before anything is computed, for a few-shot prompt that is too long.
+    """
     spec = artifact.spec
     evaluation = Evaluation(model, TaskDefinition.of(spec), examples)
+    if train:
+        evaluation.refuse_long(train, shots, seed)
     mask = adapted_mask(spec.num_layers, spec.layers, spec.sites)
     zero_shot = evaluation.zero_shot()
     scores = {"zero_shot": zero_shot}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from ifedicl_serve.client.errors import APIResponseError, APIStatusError
 from ifedicl_serve.client.retry import Exchange, Retries
+from ifedicl_serve.contract.text import is_unicode
 from ifedicl_serve.schema import (
     MAX_BATCH,
     Classification,
@@ -20,6 +21,7 @@ from ifedicl_serve.schema import (
 )
 
 M = TypeVar("M", bound=BaseModel)
+SHOWN = 200  # characters of a text in an error
 Build = Callable[..., httpx.Request]  # as httpx.Client.build_request
 
 
@@ -41,7 +43,10 @@ class Calls:
         truncate: bool,
         adapted: bool,
     ) -> list[Exchange[list[Classification]]]:
-        """One exchange per batch of texts, in order; fields are sent only if they say something."""
+        """One exchange per batch of texts, in order; fields are sent only if they say something.
+
+        Raises ValueError for a string that no request can hold.
+        """
         options: dict[str, Any] = {"task": task}
         if top_k is not None:
             options["top_k"] = top_k
@@ -50,6 +55,9 @@ class Calls:
         if not adapted:
             options["adapted"] = False
         texts = [texts] if isinstance(texts, str) else list(texts)
+        _refuse_halves(task, "the task's name")
+        for index, text in enumerate(texts):
+            _refuse_halves(text, f"text {index}")
         return [
             self._classify(options, texts[start : start + self.batch_size], start)
             for start in range(0, len(texts), self.batch_size)
@@ -79,6 +87,7 @@ class Calls:
 
     def task(self, name: str) -> Exchange[TaskCard]:
         """One task's labels, template and provenance."""
+        _refuse_halves(name, "the task's name")
         return (yield from self._send(TaskCard, "GET", f"/v1/tasks/{quote(name, safe='')}"))
 
     def _send(self, model: type[M], method: str, path: str, **content: Any) -> Exchange[M]:
@@ -93,3 +102,11 @@ class Calls:
                 f"{response.request.url} answered {response.status_code} with something else than "
                 f"a {model.__name__}; is base_url that of an ifedicl server?"
             ) from error
+
+
+def _refuse_halves(text: object, what: str) -> None:
+    if isinstance(text, str) and not is_unicode(text):
+        raise ValueError(
+            f"{what} is {text[:SHOWN]!r}, which holds half of a surrogate pair; expected Unicode "
+            "text, write both halves or leave it out"
+        )

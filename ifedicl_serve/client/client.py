@@ -206,12 +206,14 @@ class AsyncClient:
 
 def _pointed(build: Build, base_url: str, api_key: str | None) -> Build:
     """`build` for paths of that server, with the key. Raises ValueError if `base_url` is no URL."""
+    expected = f"base_url is {base_url!r}, expected a URL such as http://127.0.0.1:8000"
     try:
-        root = str(httpx.URL(base_url)).rstrip("/")
+        url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
-        raise ValueError(
-            f"base_url is {base_url!r}, expected a URL such as http://127.0.0.1:8000: {error}"
-        ) from error
+        raise ValueError(f"{expected}: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(expected)
+    root = str(url).rstrip("/")
     key = api_key or os.environ.get(API_KEY_VARIABLE)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
 

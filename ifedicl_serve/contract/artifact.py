@@ -86,10 +86,15 @@ def save_artifact(spec: TaskSpec, tensors: Mapping[TensorName, Tensor], folder: 
     digest = hashlib.sha256(vectors).hexdigest()
     held = {"tensors": tuple(sorted(tensors)), "vectors_sha256": digest}
     spec = spec.model_copy(update=held)
-    text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    files = {TASK_FILE: (text + "\n").encode(), VECTORS_FILE: vectors}
+    files = {TASK_FILE: task_file(spec), VECTORS_FILE: vectors}
     return write_folder(folder, files, load_artifact)
+
+
+def task_file(spec: TaskSpec) -> bytes:
+    """The content of `task.json`."""
+    text = json.dumps(spec.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False)
+    return (text + "\n").encode()
 
 
 def refuse_occupied(folder: Path) -> None:
@@ -154,7 +159,15 @@ def load_artifact(
 
 def refuse_other_model(folder: Path, spec: TaskSpec, model: ModelIdentity | None) -> None:
     """Raise ArtifactError unless the task was calibrated on `model` (None accepts any)."""
-    mismatch = model and spec.model.mismatch(model)
+    if model is None:
+        return
+    if spec.model.version < model.version:
+        raise ArtifactError(
+            f"{folder}: an older release wrote which model it was calibrated on, and did not see "
+            f"all that decides a text's tokens; if that was {model.name!r}, renew it: ifedicl "
+            f"renew --model MODEL {folder}"
+        )
+    mismatch = spec.model.mismatch(model)
     if mismatch:
         raise ArtifactError(
             f"{folder}: calibrated on another model ({mismatch}); serve that model or "

@@ -1,25 +1,23 @@
 """Which base model a task was calibrated on, as digests of its config, tokenizer and weights.
 
-A context vector means nothing to another model, and label tokens nothing to another
-tokenizer. Files are resolved as transformers does: a local folder or a hub name.
+A context vector means nothing to another model, and label tokens nothing to another tokenizer.
+What of a checkpoint is read, and how, `ifedicl_serve.checkpoint` says.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError, safe_open
-from transformers.utils.hub import cached_file
 
+from ifedicl_serve.checkpoint.files import digest_of, read_json
+from ifedicl_serve.checkpoint.tokenizer import load_tokenizer, tokenizer_digest
+from ifedicl_serve.checkpoint.weights import weights_digest
 from ifedicl_serve.errors import ModelError
 
 # Keys of config.json that say how a checkpoint was saved, not what it computes.
 VOLATILE_KEYS = {"transformers_version", "dtype", "torch_dtype", "_name_or_path", "use_cache"}
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+# Of how the digests are made. 1 was of a tokenizer's main file alone (`identity_1`).
+IDENTITY_VERSION = 2
 
 
 class ModelIdentity(BaseModel):
@@ -27,6 +25,7 @@ class ModelIdentity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    version: int = 1
     name: str
     architecture: str
     config_digest: str
@@ -35,26 +34,29 @@ class ModelIdentity(BaseModel):
 
     @classmethod
     def of(cls, model: str) -> "ModelIdentity":
-        """Identity of a local checkpoint folder or hub model. Raises ModelError if incomplete."""
-        config = _read_json(model, "config.json")
-        architectures = config.get("architectures") or []
-        if not architectures:
-            raise ModelError(
-                f"{model}/config.json names no architecture; save it with transformers"
-            )
+        """Identity of a local checkpoint folder or hub model. Raises ModelError if it is
+        incomplete, or if calibration and serving would load different files of it."""
+        config = read_json(model, "config.json")
         stable = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
         return cls(
+            version=IDENTITY_VERSION,
             name=Path(model).resolve().name if Path(model).is_dir() else model,
-            architecture=architectures[0],
-            config_digest=_digest(stable),
-            tokenizer_digest=_tokenizer_digest(model),
-            weights_digest=_weights_digest(model),
+            architecture=architecture_of(model),
+            config_digest=digest_of(stable),
+            tokenizer_digest=tokenizer_digest(load_tokenizer(model)),
+            weights_digest=weights_digest(model),
         )
 
     def mismatch(self, other: "ModelIdentity") -> str | None:
         """What differs from `other` in a way that matters, or None."""
-        for field in ("architecture", "config_digest", "tokenizer_digest", "weights_digest"):
-            mine, theirs = getattr(self, field), getattr(other, field)
+        for field in (
+            "version",
+            "architecture",
+            "config_digest",
+            "tokenizer_digest",
+            "weights_digest",
+        ):
+            mine, theirs = str(getattr(self, field)), str(getattr(other, field))
             if mine != theirs:
                 return (
                     f"{field.replace('_', ' ')} {mine[:16]} of {self.name!r}, "
@@ -62,75 +64,21 @@ class ModelIdentity(BaseModel):
                 )
         return None
 
-
-def _tokenizer_digest(model: str) -> str:
-    for name in TOKENIZER_FILES:
-        path = _find(model, name)
-        if path is None:
-            continue
-        if path.suffix == ".json":
-            return _digest(_json_object(path))
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    raise ModelError(
-        f"{model} has none of {', '.join(TOKENIZER_FILES)}; save its tokenizer beside it"
-    )
+    def refuse_other_tokenizer(self, tokenizer: Any) -> None:
+        """Raise ModelError unless this, as an engine has loaded it, is the model's tokenizer."""
+        seen = tokenizer_digest(tokenizer)
+        if seen != self.tokenizer_digest:
+            raise ModelError(
+                f"the engine has loaded another tokenizer ({type(tokenizer).__name__}, digest "
+                f"{seen[:16]}) than tasks of {self.name!r} are calibrated with "
+                f"({self.tokenizer_digest[:16]}); serve without flags and environment variables "
+                "that choose a tokenizer, and from the folder that tasks are calibrated on"
+            )
 
 
-def _weights_digest(model: str) -> str:
-    """Of every vector whole and of every matrix its first row: what any training, or a merged
-    LoRA, changes, in a few megabytes where the checkpoint has gigabytes. A folder without
-    safetensors (for vLLM's dummy weights) has the digest of none."""
-    index = _find(model, WEIGHTS_INDEX)
-    names = set(_json_object(index)["weight_map"].values()) if index else {WEIGHTS_FILE}
-    paths = [_find(model, name) for name in sorted(names)]
-    return _digest({k: v for path in paths if path for k, v in _sample_digests(path).items()})
-
-
-def _sample_digests(path: Path) -> dict[str, str]:
-    # On the CPU: vLLM builds a model, and asks for this, with the GPU as torch's default device,
-    # which safetensors would follow.
-    try:
-        with torch.device("cpu"), safe_open(path, framework="pt") as file:
-            return {name: _sample_digest(file.get_slice(name)) for name in file.keys()}
-    except SafetensorError as error:
-        raise ModelError(f"{path}: not a safetensors file: {error}; download it again") from error
-
-
-def _sample_digest(tensor: Any) -> str:
-    dimensions = len(tensor.get_shape())
-    sample = tensor[:1] if dimensions > 1 else tensor[...]
-    # Flat, as a single number (a scale of quantised weights) has no dimension to be bytes in.
-    raw = sample.contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(raw.numpy().tobytes()).hexdigest()
-
-
-def _read_json(model: str, name: str) -> dict[str, Any]:
-    path = _find(model, name)
-    if path is None:
-        raise ModelError(
-            f"{model} has no {name}; expected a Hugging Face checkpoint folder or hub name"
-        )
-    return _json_object(path)
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object; the file is damaged, download it again")
-    return value
-
-
-def _find(model: str, name: str) -> Path | None:
-    try:
-        found = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
-    except OSError as error:
-        raise ModelError(f"cannot read {name} of model {model!r}: {error}") from error
-    return Path(found) if found else None
-
-
-def _digest(value: Any) -> str:
-    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def architecture_of(model: str) -> str:
+    """What a checkpoint's config.json names, e.g. LlamaForCausalLM. Raises ModelError."""
+    architectures = read_json(model, "config.json").get("architectures") or []
+    if not architectures:
+        raise ModelError(f"{model}/config.json names no architecture; save it with transformers")
+    return architectures[0]

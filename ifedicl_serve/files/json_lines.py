@@ -5,6 +5,7 @@ like a date for one.
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,9 +22,26 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_objects(file: TextIO, rows: Iterable[Mapping[str, object]]) -> None:
-    """Append rows; what JSON has no type for (dates, bytes) becomes text."""
+    """Append rows."""
     for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        file.write(json_text(row) + "\n")
+
+
+def json_text(row: Mapping[str, object]) -> str:
+    """An object in one line. What JSON has no type for (bytes, decimals) becomes text; what is no
+    number, NaN and the infinities, null."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError:
+        return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _object(line: str, number: int) -> dict[str, Any]:

@@ -18,8 +18,13 @@ from ifedicl_serve.errors import DataError
 from ifedicl_serve.files.json_lines import read_objects
 
 LINES = 1000  # of JSON read at once
-CSV_BLOCK_BYTES = 1 << 20  # a row may have as many; pyarrow reads dozens of blocks ahead
+# A row of CSV fits into a block, and pyarrow reads dozens of blocks ahead: the second size is for
+# files with a row that is longer than the first.
+CSV_BLOCK_BYTES = (1 << 20, 1 << 24)
 
+ALIKE = "make them alike, e.g. all strings, or write .jsonl, which keeps each as it is"
+
+Objects = Iterator[dict[str, Any]]
 Tables = Iterator[pa.Table]
 Values = Iterator[tuple[object, ...]]
 
@@ -40,12 +45,17 @@ class TableFile(ABC):
         """Every row's own values in columns that do not repeat, of whatever type each has."""
 
     @abstractmethod
-    def look(self) -> tuple[pa.Schema, int]:
-        """Its columns with a type each, and how many rows it has."""
+    def objects(self) -> Objects:
+        """Every row by the names it has, its values as JSON or Python has them; dates and times,
+        of which Python has some alone, as texts."""
+
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Its columns with a type each, that `tables` takes."""
 
     @abstractmethod
     def tables(self, schema: pa.Schema) -> Tables:
-        """All rows, in tables of the schema that `look` found."""
+        """All rows, as columns of those types."""
 
 
 class ParquetTable(TableFile):
@@ -54,16 +64,22 @@ class ParquetTable(TableFile):
     is_text = False
 
     def names(self) -> list[str]:
-        return self.look()[0].names
+        return self.schema().names
 
     def values(self, names: Sequence[str]) -> Values:
         with pyarrow.parquet.ParquetFile(self.path) as file:
             for batch in file.iter_batches(columns=sorted(set(names))):
                 yield from _values(batch, names)
 
-    def look(self) -> tuple[pa.Schema, int]:
+    def objects(self) -> Objects:
+        schema = self.schema()
+        spelled = pa.schema([(field.name, _spelled(field.type)) for field in schema])
+        for table in self.tables(schema):
+            yield from table.cast(spelled).to_pylist()
+
+    def schema(self) -> pa.Schema:
         with pyarrow.parquet.ParquetFile(self.path) as file:
-            return file.schema_arrow, file.metadata.num_rows
+            return file.schema_arrow
 
     def tables(self, schema: pa.Schema) -> Tables:
         with pyarrow.parquet.ParquetFile(self.path) as file:
@@ -77,30 +93,54 @@ class CsvTable(TableFile):
     is_text = True
 
     def names(self) -> list[str]:
-        with self._reader([]) as reader:
-            return reader.schema.names
+        return next(self._batches([])).schema.names
 
     def values(self, names: Sequence[str]) -> Values:
         for batch in self._batches(self.names()):
             yield from _values(batch, names)
 
-    def look(self) -> tuple[pa.Schema, int]:
-        names = self.names()
-        schema = pa.schema([(name, pa.string()) for name in names])
-        return schema, sum(len(batch) for batch in self._batches(names))
+    def objects(self) -> Objects:
+        for batch in self._batches(self.names()):
+            yield from batch.to_pylist()
+
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, pa.string()) for name in self.names()])
 
     def tables(self, schema: pa.Schema) -> Tables:
         for batch in self._batches(schema.names):
             yield pa.Table.from_batches([batch])
 
     def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        with self._reader(names) as reader:
-            yield from reader
+        """All rows, the first batch empty. Where a row does not fit a block, from it on in larger
+        ones."""
+        read = 0
+        for block_bytes in CSV_BLOCK_BYTES:
+            skip = read
+            try:
+                with self._reader(names, block_bytes) as reader:
+                    yield pa.RecordBatch.from_pylist([], reader.schema)
+                    for batch in reader:
+                        rest = batch.slice(skip)
+                        skip -= len(batch) - len(rest)
+                        read += len(rest)
+                        yield rest
+                return
+            except pa.ArrowInvalid as error:
+                if block_bytes == CSV_BLOCK_BYTES[-1]:
+                    raise self._too_long(error) from error
 
-    def _reader(self, names: Sequence[str]) -> Any:
+    def _too_long(self, error: pa.ArrowInvalid) -> Exception:
+        if "straddling object" not in str(error):
+            return error
+        return DataError(
+            f"{self.path}: row too long: none may have more than {CSV_BLOCK_BYTES[-1] >> 20} MiB "
+            "in CSV; convert the file to .jsonl or .parquet"
+        )
+
+    def _reader(self, names: Sequence[str], block_bytes: int) -> Any:
         return pyarrow.csv.open_csv(
             self.path,
-            read_options=pyarrow.csv.ReadOptions(block_size=CSV_BLOCK_BYTES),
+            read_options=pyarrow.csv.ReadOptions(block_size=block_bytes),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types={name: pa.string() for name in names}
@@ -120,8 +160,11 @@ class JsonLinesTable(TableFile):
         for row in read_objects(self.path):
             yield tuple(row.get(name) for name in names)
 
-    def look(self) -> tuple[pa.Schema, int]:
-        schema, count = pa.schema([]), 0
+    def objects(self) -> Objects:
+        return read_objects(self.path)
+
+    def schema(self) -> pa.Schema:
+        schema = pa.schema([])
         for rows in self._chunks():
             names = dict.fromkeys(name for row in rows for name in row)
             columns = {name: self._typed([row.get(name) for row in rows], name) for name in names}
@@ -131,14 +174,16 @@ class JsonLinesTable(TableFile):
                 )
             except pa.ArrowTypeError as error:
                 raise DataError(
-                    f"{self.path}: values of one column differ in type: {error}"
+                    f"{self.path}: values of one column differ in type: {error}; {ALIKE}"
                 ) from error
-            count += len(rows)
-        return schema, count
+        return schema
 
     def tables(self, schema: pa.Schema) -> Tables:
         for rows in self._chunks():
-            yield pa.Table.from_pylist(rows, schema)
+            try:
+                yield pa.Table.from_pylist(rows, schema)
+            except pa.ArrowInvalid as error:  # whole numbers beyond 2^53 in a column of fractions
+                raise DataError(f"{self.path}: {error}; {ALIKE}") from error
 
     def _chunks(self) -> Iterator[list[dict[str, Any]]]:
         rows = read_objects(self.path)
@@ -148,11 +193,33 @@ class JsonLinesTable(TableFile):
     def _typed(self, values: list[object], name: str) -> pa.Array:
         try:
             return pa.array(values)
-        except (pa.ArrowException, OverflowError) as error:
+        except OverflowError as error:
             raise DataError(
-                f"{self.path}: column {name!r} has values that differ in type: {error}; make them "
-                "alike, e.g. all strings"
+                f"{self.path}: column {name!r} has a number beyond 64 bits; {ALIKE}"
             ) from error
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{self.path}: column {name!r} has values that differ in type: {error}; {ALIKE}"
+            ) from error
+
+
+def _spelled(kind: pa.DataType) -> pa.DataType:
+    """The type with texts in the place of dates, times and durations."""
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        return pa.string()
+    if pa.types.is_dictionary(kind):
+        return _spelled(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_spelled(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_spelled(kind.key_type), _spelled(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_spelled(kind.value_type), kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_spelled(kind.value_type))
+    if pa.types.is_list(kind):
+        return pa.list_(_spelled(kind.value_type))
+    return kind
 
 
 def _values(batch: pa.RecordBatch, names: Sequence[str]) -> Values:

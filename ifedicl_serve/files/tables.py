@@ -42,7 +42,7 @@ def open_table(path: Path) -> Iterator[TableFile]:
             "text; write both halves or leave it out"
         ) from error
     # Python's own, for values that Arrow can hold and Python cannot: dates of the year 300,000.
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+    except (pa.ArrowException, ValueError, OverflowError, RecursionError) as error:
         if table.is_text and (byte := not_utf8_at(path)) is not None:
             raise DataError(f"{path}: not UTF-8 at byte {byte}; save the file as UTF-8") from error
         raise DataError(f"{path}: not a valid {path.suffix} file: {error}") from error

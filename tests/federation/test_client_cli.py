@@ -14,7 +14,9 @@ from calibration.federation.client.supernode import node_config
 
 
 def test_an_owner_survives_flowers_node_config(tmp_path: Path) -> None:
-    owner = Owner(2, "a model", tmp_path / "mine = x.jsonl", max_epsilon=4.0, answers=tmp_path)
+    owner = Owner(
+        2, "a model", tmp_path / "mine = x.jsonl", max_epsilon=4.0, answers=tmp_path, truncate=True
+    )
     values = parse_config_args([node_config(owner)])
     assert owner_from_node(Context(1, 1, values, RecordDict(), {})) == owner
 

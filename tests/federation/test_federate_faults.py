@@ -1,8 +1,10 @@
 """The coordinator against clients that die, forget, lie and are poisoned."""
 
 import io
+import json
 import math
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -271,3 +273,25 @@ def test_values_within_reason_pass() -> None:
 def test_a_quorum_out_of_reach_is_refused(clients: int, quorum: int) -> None:
     with pytest.raises(FederationError, match=f"quorum is {quorum}"):
         Terms(clients, quorum)
+
+
+def test_case_4_a_client_with_a_row_that_is_too_long_does_not_begin(
+    grid: LoopGrid, clients: list[Path], invitation: Invitation, tmp_path: Path, caplog
+) -> None:
+    """Its own log names the row, and what it may do; the others go on without it."""
+    with clients[2].open("a") as file:
+        file.write(json.dumps({"text": "and so on " * 1000, "label": "water"}))
+    with caplog.at_level("ERROR", logger="flwr"):
+        outcome = run(grid, invitation, tmp_path / "toy")
+    assert list(outcome.done.state.clients) == [0, 1]
+    assert f"{clients[2]}: row 4: its prompt has " in caplog.text and "--truncate" in caplog.text
+
+
+def test_case_4_a_client_may_cut_its_texts(
+    grid: LoopGrid, clients: list[Path], invitation: Invitation, tmp_path: Path
+) -> None:
+    with clients[2].open("a") as file:
+        file.write(json.dumps({"text": "and so on " * 1000, "label": "water"}))
+    grid.owners[12] = replace(grid.owners[12], truncate=True)
+    outcome = run(grid, invitation, tmp_path / "toy")
+    assert list(outcome.done.state.clients) == [0, 1, 2]

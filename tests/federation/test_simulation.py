@@ -60,7 +60,10 @@ def test_a_failed_simulation_says_so(
         (["--simulate=b", "--wait=nan"], "wait is nan seconds, expected above 0 and finite"),
         (["--simulate=b", "--timeout=0"], "timeout is 0.0 seconds, expected above 0 and finite"),
         (["--simulate=b", "--timeout=inf"], "timeout is inf seconds, expected above 0 and finite"),
-        (["--simulate=b", "--labels=a,b,a=c"], "label names repeat: ['a', 'b', 'a']"),
+        (
+            ["--simulate=b", "--labels=a,b,a=c"],
+            "labels 'a,b,a=c': label 'a' is there twice; leave one out",
+        ),
         (["--simulate=b", "--lr=inf"], "learning rate is inf, expected above 0 and finite"),
         (["--simulate=b", "--vector-clip=inf"], "vector clip is inf, expected above 0 and finite"),
         (["--simulate=b", "--name=a task"], "should match pattern"),
@@ -102,10 +105,25 @@ def test_rows_that_a_client_would_refuse_are_refused_at_once(
     assert message in capsys.readouterr().err
 
 
-def test_simulated_data_have_a_digest_of_their_rows(
-    clients: list[Path], invitation: Invitation
+def test_case_4_a_simulated_row_that_is_too_long_is_named_before_anybody_waits(
+    llama_folder: Path,
+    clients: list[Path],
+    task: TaskDefinition,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    owners = owners_of(clients[:2], "m", "text", "label", 0.2)
+    with clients[0].open("a") as file:
+        file.write(json.dumps({"text": "and so on " * 1000, "label": "water"}))
+    common = [f"--model={llama_folder}", f"--labels={labels_of(task)}", f"--out={tmp_path / 'o'}"]
+    assert federate([*common, f"--simulate={clients[0]}"]) == 1
+    error = capsys.readouterr().err
+    assert f"{clients[0]}: row 6: its prompt has " in error and "--truncate" in error
+
+
+def test_simulated_data_have_a_digest_of_their_rows(
+    clients: list[Path], invitation: Invitation, llama_folder: Path
+) -> None:
+    owners = owners_of(clients[:2], str(llama_folder), "text", "label", 0.2, truncate=False)
     digests = data_digests(owners, invitation)
     assert data_digests(owners, invitation) == digests
     split = [dataclasses.replace(owner, held_out=0.5) for owner in owners]
@@ -131,12 +149,12 @@ def test_partition_writes_files_that_simulation_reads_in_order(
     assert run.returncode == 0, run.stderr
     for other in ("README.md", ".client-0.jsonl.answers", ".client-1.jsonl"):
         (tmp_path / "parts" / other).write_text("")
-    owners = owners_of([tmp_path / "parts"], str(llama_folder), "text", "label", 0.2)
+    owners = owners_of([tmp_path / "parts"], str(llama_folder), "text", "label", 0.2, False)
     assert [owner.data.name for owner in owners] == [f"client-{n}.jsonl" for n in range(12)]
     shutil.rmtree(tmp_path / "parts")
     (tmp_path / "parts").mkdir()
     with pytest.raises(DataError, match="holds no data file .*ifedicl partition"):
-        owners_of([tmp_path / "parts"], str(llama_folder), "text", "label", 0.2)
+        owners_of([tmp_path / "parts"], str(llama_folder), "text", "label", 0.2, False)
 
 
 def test_a_job_survives_its_file(invitation, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
-"""Tokenizers of three kinds."""
+"""Tokenizers of three kinds, and checkpoints."""
 
 from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from tests.ifedicl_serve.checkpoints import save_checkpoint
 
 TINY_QWEN2 = Path(__file__).resolve().parents[2] / "examples" / "tiny_qwen2"
 
@@ -37,3 +39,13 @@ def merging_bpe():
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(":", " "), ("s", "\n")]))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Writes a checkpoint to a folder of that name, as `save_checkpoint`; returns its path."""
+
+    def checkpoint(folder="base", config=None, weights=""):
+        return save_checkpoint(tmp_path / folder, config, weights)
+
+    return checkpoint

@@ -6,23 +6,27 @@ for the coordinator and quotes nothing of the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
+from transformers import AutoConfig
 
 from calibration.data.examples import check_labels, read_examples, split_held_out
 from calibration.data.rows import Rows
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import Member
-from calibration.model.hooked import HookedModel
+from calibration.model.hooked import HookedModel, longest_prompt
+from calibration.model.lengths import fitting
 from calibration.model.load import open_model
 from calibration.settings import Settings, SiteFit
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
 from calibration.stages.read import Read, held_out_loss, read_rows
+from calibration.task import TaskDefinition
+from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, FederationError
@@ -35,6 +39,7 @@ class Owner:
     Rungs are chosen and judged by `held_out` of the rows. `max_epsilon` and `max_delta` are
     the weakest differential privacy it agrees to (epsilon 0: it agrees to none being asked for).
     Answers to private federations are kept in the folder `answers`; a simulated client has none.
+    Texts that are too long for the model are cut (`truncate`) or keep it from taking part.
     """
 
     client: int
@@ -48,13 +53,16 @@ class Owner:
     max_epsilon: float = 0.0
     max_delta: float = 1e-5
     answers: Path | None = None
+    truncate: bool = False
 
-    def rows(self, labels: Sequence[str] | None = None, seed: int = 0) -> Rows:
-        """Its rows; their labels are among `labels`, if given. Raises DataError for rows it cannot
+    def rows(self, task: TaskDefinition | None = None, seed: int = 0) -> Rows:
+        """Its rows; as examples of a task, if one is given. Raises DataError for rows it cannot
         take part with."""
         rows = read_examples(self.data, self.text_column, self.label_column)
-        if labels is not None:
-            check_labels(rows, labels, str(self.data))
+        if task is not None:
+            check_labels(rows, task.names, str(self.data))
+            tokenizer, most = _reader(self.model)
+            rows = fitting(rows, self.data, task, tokenizer, most, self.truncate)
         parts = Rows(*split_held_out(rows, self.held_out, seed))
         if not parts.train:
             raise DataError(
@@ -77,7 +85,7 @@ class Participant:
             )
         try:
             seed = invitation.settings.seed
-            self.rows = owner.rows(self.task.names, seed)
+            self.rows = owner.rows(self.task, seed)
         except DataError as error:
             raise FederationError("cannot use its data; its own log says why") from error
 
@@ -140,6 +148,12 @@ def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:
 @lru_cache(maxsize=1)
 def _model(name: str, dtype: str, device: str) -> HookedModel:
     return open_model(name, dtype, device)
+
+
+@lru_cache(maxsize=1)
+def _reader(name: str) -> tuple[Any, int]:
+    """A model's tokenizer, and how many tokens it reads."""
+    return load_tokenizer(name), longest_prompt(AutoConfig.from_pretrained(name))
 
 
 @lru_cache(maxsize=1)

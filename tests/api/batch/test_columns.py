@@ -24,4 +24,4 @@ def test_a_row_has_an_error_or_everything_else():
 
 def test_columns_that_are_there_already_are_refused():
     with pytest.raises(DataError, match="columns 'p_score', 'p_error', .*--prefix"):
-        COLUMNS.schema(pa.schema([("p_error", pa.int8()), ("p_score", pa.int8())]))
+        COLUMNS.refuse_taken(["p_error", "text", "p_score"])

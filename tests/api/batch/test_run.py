@@ -1,5 +1,6 @@
 """A file classified by an engine without a model: order, bad rows, and going on after a stop."""
 
+import json
 import threading
 from contextlib import contextmanager
 
@@ -69,7 +70,8 @@ def plan(tmp_path, scorer):
         )
         labels = tuple(label.name for label in scorer.task.spec.labels)
         columns = ResultColumns(labels)
-        return Plan(open_source(path), tmp_path / output, columns, "text", chunk_rows, truncate)
+        source = open_source(path, "text", tmp_path / output)
+        return Plan(source, tmp_path / output, columns, chunk_rows, truncate)
 
     return plan
 
@@ -216,3 +218,23 @@ def test_the_next_chunk_is_tokenised_while_the_engine_works_and_no_further(plan,
     scorer.scores = score
     run(plan(), scorer)
     assert seen == [2, 3, 4, 5, 5]
+
+
+def test_case_7_rows_of_json_come_back_as_they_went_in_with_results_behind(tmp_path, scorer):
+    rows = [
+        {"id": 2**64 - 1, "text": "good", "meta": {"k1": 998}},
+        {"text": "", "when": 1.0, "nested": [{}, {"x": None}]},
+        {"meta": {}, "text": "bad"},
+    ]
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = tuple(label.name for label in scorer.task.spec.labels)
+    columns = ResultColumns(labels, "predicted_")
+    plan = Plan(open_source(source, "text", output), output, columns, 2, truncate=False)
+    assert run(plan, scorer).errors == 1
+    written = [json.loads(line) for line in output.read_text().splitlines()]
+    results = [field.name for field in columns.fields]
+    for row, line in zip(rows, written, strict=True):
+        assert list(line) == [*row, *results]
+        assert repr({name: line[name] for name in row}) == repr(row)
+    assert [line["predicted_label"] is None for line in written] == [False, True, False]

@@ -31,6 +31,9 @@ def test_front_ends_that_know_no_keys_are_refused(monkeypatch, capsys, flags, va
             "would serve another model",
         ),
         ("--quantization", "fp8", "would serve another model"),
+        ("--config-format", "mistral", "would serve another model"),
+        ("--load-format", "mistral", "mistral could load other weights than tasks are checked"),
+        ("--load-format", "sharded_state", "sharded_state could load other weights"),
         ("--weight-transfer-config", '{"backend": "nccl"}', "would serve another model"),
         (
             "--kv-transfer-config",

@@ -14,6 +14,7 @@ from calibration.command.calibrate import calibrate as calibrate_command
 from calibration.command.evaluate import evaluate
 from calibration.data.examples import Example, read_examples, split_held_out
 from ifedicl_serve.contract.artifact import load_artifact
+from ifedicl_serve.errors import DataError
 
 QUICK = ["--rounds", "1", "--local-steps", "2", "--batch-size", "4"]
 
@@ -180,7 +181,7 @@ def test_a_line_says_that_a_model_has_a_chat_template(
         (["--data", "DATA", "--chat", "--template", "{text}:"], "leave --template and --separator"),
         (["--data", "DATA", "--user", "{text}"], "are messages of a chat; add --chat"),
         (["--data", "DATA", "--template", "{text}: "], "does not tokenise apart from the prompt"),
-        (["--data", "DATA", "--labels", "a,b"], "client 0: unknown label 'energy'"),
+        (["--data", "DATA", "--labels", "a,b"], "rows.jsonl: unknown label 'energy'"),
         (["--data", "DATA", "--layers", "9"], "layer 9 does not exist"),
         (["--data", "DATA", "--name", "not/a name"], "String should match pattern"),
         (["--data", "DATA", "--held-out", "2"], "held-out fraction is 2.0"),
@@ -204,6 +205,66 @@ def test_errors_are_one_line_and_no_traceback(
     assert error.startswith("error: ") and error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "toy").exists()
+
+
+LONG = "and so on " * 1000
+
+
+def test_case_4_a_row_that_is_too_long_is_found_before_the_first_round(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Also one to measure on, which was found after the last round."""
+    test = tmp_path / "test.csv"
+    test.write_text(f"text,label\nshort,water\n{LONG},energy\n")
+    out, data = tmp_path / "toy", ["--data", files["jsonl"]]
+    coefficients = ["--fit", "coefficients", "--readout", "none"]
+    for option in ("--held-out-data", "--data"):
+        assert calibrate(llama_folder, out, *data, option, test, *coefficients) == 1
+        told = capsys.readouterr()
+        assert f"{test}: row 2: its prompt has " in told.err and "--truncate" in told.err
+        assert told.out == "" and not out.exists()
+    measured = ["--held-out-data", test, "--truncate"]
+    assert calibrate(llama_folder, out, *data, *measured, *coefficients) == 0
+    assert load_artifact(out).spec.calibration.metrics
+
+    where = ["--model", llama_folder, "--task", out, "--data", test]
+    assert evaluate([str(option) for option in where]) == 1
+    assert f"{test}: row 2: its prompt has " in capsys.readouterr().err
+    assert evaluate([*map(str, where), "--truncate"]) == 0
+    shots = ["--truncate", "--train", str(test), "--shots", "2"]
+    capsys.readouterr()
+    assert evaluate([*map(str, where), *shots]) == 1
+    assert "row 1 with 2 demonstrations before it has" in capsys.readouterr().err
+
+
+def test_case_4_what_is_measured_on_may_change_without_losing_the_fit(
+    llama_folder: Path,
+    files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from calibration.run import local
+
+    def fails(*_: object) -> None:
+        raise DataError("no room left")
+
+    options = ["--data", files["jsonl"], "--fit", "coefficients", "--held-out-data"]
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "before_and_after", fails)
+        assert calibrate(llama_folder, tmp_path / "toy", *options, files["csv"]) == 1
+    assert "round 1/1" in capsys.readouterr().out
+    assert calibrate(llama_folder, tmp_path / "toy", *options, files["parquet"]) == 0
+    assert "round 1/1" not in capsys.readouterr().out
+
+
+def test_case_14_a_field_that_is_wrong_is_named(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = ["--data", files["csv"]]
+    assert calibrate(llama_folder, tmp_path / "toy", *data, "--separator", "") == 1
+    error = capsys.readouterr().err
+    assert error == "error: separator is '': String should have at least 1 character\n"
 
 
 def test_a_task_of_another_model_is_refused(

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calibration.data.examples import Example, found_labels, read_examples
-from calibration.data.partition import contradictory, dirichlet, iid, one_label, write_clients
+from calibration.data.partition import (
+    contradictory,
+    dirichlet,
+    iid,
+    one_label,
+    split,
+    write_clients,
+)
 from ifedicl_serve.errors import DataError
 
 LABELS = ("anger", "fear", "joy")
@@ -127,7 +134,7 @@ def test_files_of_another_split_are_neither_replaced_nor_left_among_the_new(tmp_
         (lambda: iid(rows(3), 0, 0), "among 0 clients"),
         (lambda: dirichlet(rows(30), 5, 0.0, 0), "alpha is 0.0"),
         (lambda: dirichlet(rows(30), 30, 0.01, 0), "raise alpha or take fewer clients"),
-        (lambda: one_label(rows(3), 4, 0), "1 rows of label"),
+        (lambda: one_label(rows(4), 4, 0), "1 rows of label"),
         (lambda: contradictory([rows(3)], 2, 0), "2 contrary clients among 1"),
         (lambda: contradictory([rows(1)], 1, 0), "nothing to contradict"),
     ],
@@ -135,3 +142,11 @@ def test_files_of_another_split_are_neither_replaced_nor_left_among_the_new(tmp_
 def test_refusals(split, message: str) -> None:
     with pytest.raises(DataError, match=message):
         split()
+
+
+@pytest.mark.parametrize("how", ["iid", "dirichlet:0.5", "label", "contradictory:0"])
+@pytest.mark.parametrize("clients", [0, -1])
+def test_case_16_a_split_among_nobody_is_refused(how: str, clients: int) -> None:
+    """It wrote no file and said so with success."""
+    with pytest.raises(DataError, match=f"30 rows cannot be split among {clients} clients"):
+        split(rows(30), how, clients, seed=0)

@@ -1,5 +1,7 @@
 """Both clients against the real routes: what is sent, what comes back, and in which order."""
 
+import re
+
 import httpx
 import pytest
 
@@ -121,9 +123,23 @@ def test_what_no_request_can_be_made_of_is_sent_nowhere(make, text, options):
         client.classify("sst2", [text], **options)
 
 
-@pytest.mark.parametrize("base_url", ["http://[::1", "http://host:port"])
-def test_an_address_that_is_no_url_is_refused_at_once(make, base_url):
-    with pytest.raises(ValueError, match="base_url is 'http://.*', expected a URL such as"):
+def test_case_16_half_of_a_surrogate_pair_is_refused_by_its_text(make):
+    with make("http://127.0.0.1:9") as client:
+        with pytest.raises(ValueError, match=r"text 1 is 'b\\ud800', which holds half of a surr"):
+            client.classify("sst2", ["a", "b\ud800"])
+        with pytest.raises(ValueError, match=r"the task's name is '\\ud800', which holds half"):
+            client.classify("\ud800", "a")
+        with pytest.raises(ValueError, match=r"the task's name is '\\ud800', which holds half"):
+            client.task("\ud800")
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    ["http://[::1", "http://host:port", "localhost:8000", "127.0.0.1:8000", "host", "http://", ""],
+)
+def test_case_16_an_address_that_is_no_url_is_refused_at_once(make, base_url):
+    """Also one without a scheme."""
+    with pytest.raises(ValueError, match=f"base_url is '{re.escape(base_url)}', expected a URL su"):
         make(base_url)
 
 

@@ -25,9 +25,8 @@ def values(path, *names):
 def looked(path):
     """The schema, and all rows as one table of it."""
     with open_table(path) as table:
-        schema, count = table.look()
+        schema = table.schema()
         whole = pa.concat_tables([schema.empty_table(), *table.tables(schema)])
-    assert len(whole) == count
     return schema, whole.to_pylist()
 
 
@@ -124,7 +123,7 @@ def test_a_file_that_is_none_of_its_format_is_refused(tmp_path, name, content, m
     [
         (b'{"a": 1}\n{"a": "x"}\n', "column 'a' has values that differ in type"),
         (b'{"a": 1}\n' * LINES + b'{"a": "x"}', "values of one column differ"),
-        (b'{"a": 99999999999999999999}', "column 'a' has values"),
+        (b'{"a": 99999999999999999999}', "column 'a' has a number beyond 64 bits"),
         (b'{"a": "\\ud800"}', r"'\\ud800' holds half of a surrogate pair"),
         (b'{"\\ud800": 1}', "holds half of a surrogate pair"),
     ],

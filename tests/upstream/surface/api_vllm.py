@@ -19,8 +19,9 @@ API_VLLM = {
             "vllm.engine.arg_utils:EngineArgs",
             "flags that we set or refuse",
             has="runner hf_overrides additional_config pooler_config convert revision tokenizer "
-            "tokenizer_revision quantization tokenizer_mode hf_config_path weight_transfer_config "
-            "kv_transfer_config kv_offloading_size max_num_queued_reqs",
+            "tokenizer_revision quantization tokenizer_mode config_format hf_config_path "
+            "load_format weight_transfer_config kv_transfer_config kv_offloading_size "
+            "max_num_queued_reqs",
         ),
         Row(
             "vllm.entrypoints.common.cli_args:FrontendArgs",
