@@ -23,7 +23,7 @@ from calibration.model.score import Features
 from calibration.readout.fit import fit_readout, readout_tensors
 from calibration.readout.folds import folds_of
 from calibration.readout.reader import Reader, Readers
-from calibration.settings import Settings
+from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation, read_out
 from calibration.stages.read import features_of
 from ifedicl_serve.contract.readout import Readout
@@ -48,7 +48,9 @@ def tuned_lora(
     started = time.process_time()
     for rate in rates:
         lora, rated = Lora(rate, rank), replace(settings, learning_rate=rate)
-        model, parameters = add_adapters(open_model(source, "fp32", "cpu"), lora, settings.seed)
+        model, parameters = add_adapters(
+            open_model(source, Machine("fp32", "cpu")), lora, settings.seed
+        )
         for number in range(settings.rounds):
             run_round(model, parameters, data.task, [rows.train for rows in parts], rated, number)
             held = features_of(model, data.task, held_out, None, settings)

@@ -12,9 +12,8 @@ from rich.console import Console
 
 from calibration.command.arguments import (
     Columns,
-    Device,
-    Dtype,
     FitOptions,
+    MachineOptions,
     Model,
     Out,
     PrivacyOptions,
@@ -70,8 +69,7 @@ def _calibrate(
     truncate: Truncate = False,
     start_from: StartFrom = None,
     privacy: PrivacyOptions,
-    dtype: Dtype = "fp32",
-    device: Device = "auto",
+    machine: MachineOptions,
     seed: Seed = 0,
     report: Annotated[
         Path | None, typer.Option(help="Folder for the report (default: OUT/report).")
@@ -100,7 +98,7 @@ def _calibrate(
     tests = prepare.read_files([held_out_data] if held_out_data else [], columns)
     named = prepare.task_labels(labels, files + tests)
     task = prepare.define_task(prompt, out, named, load_tokenizer(model))
-    hooked = open_model(model, dtype, device)
+    hooked = open_model(model, machine.machine, typer.echo)
     owned = [file.fitting(hooked, task, truncate) for file in files]
     test = [row for file in tests for row in file.fitting(hooked, task, truncate)]
     clients = [Rows(*split_held_out(rows, fraction, seed)) for rows in owned]

@@ -31,7 +31,7 @@ def mean_activation(
     `change` is applied to the outputs [batch, layers, 2, hidden] before they are averaged.
     """
     total = torch.zeros(model.num_layers, len(SITES), model.hidden_size, device=model.device)
-    for positions in by_length([len(ids) for ids in sequences]):
+    for positions in by_length([len(ids) for ids in sequences], model.max_batch_tokens):
         batch = [sequences[position] for position in positions]
         with recorded(model, batch) as outputs:
             model.hidden(batch)

@@ -59,7 +59,7 @@ def _scored(
     [sequences, hidden] it is made of."""
     scores = np.empty((len(sequences), len(tokens)), dtype=np.float32)
     hidden = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
-    for positions in by_length([len(ids) for ids in sequences]):
+    for positions in by_length([len(ids) for ids in sequences], model.max_batch_tokens):
         batch = [sequences[position] for position in positions]
         last = last_tokens(model.hidden(batch, [starts[position] for position in positions]), batch)
         scores[positions] = model.logits(last, tokens).log_softmax(dim=-1).cpu().numpy()

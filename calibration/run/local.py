@@ -81,6 +81,7 @@ def task_spec(job: Job, done: Calibrated | None = None) -> TaskSpec:
     shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
     circumstances: dict[str, int | float | str] = begun_at(done.state) if done else {}
     circumstances["dtype"] = str(job.model.network.dtype).split(".")[1]
+    circumstances["max_batch_tokens"] = job.model.max_batch_tokens
     return calibration_spec(
         job.task,
         job.identity,

@@ -121,6 +121,20 @@ def test_columns_labels_and_template_are_nameable(llama_folder: Path, tmp_path: 
     assert (spec.sites, spec.extent, spec.fit) == (("mlp",), "tail", "channels")
 
 
+def test_how_the_model_is_run_is_told_first_and_recorded(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """In pieces of a text or two, checkpointed."""
+    fit = ["--fit", "coefficients", "--readout", "none", "--data", files["jsonl"]]
+    run = ["--max-batch-tokens", 40, "--checkpointing", "on"]
+    assert calibrate(llama_folder, tmp_path / "toy", *fit, *run) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("memory: 2 MiB of weights (float32), at most ")
+    assert "of activations at 40 padded tokens, checkpointed, " in told
+    settings = load_artifact(tmp_path / "toy").spec.calibration.settings
+    assert (settings["dtype"], settings["max_batch_tokens"]) == ("float32", 40)
+
+
 def test_labels_default_to_those_of_all_rows_and_one_without_training_rows_is_warned_of(
     llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -222,7 +236,8 @@ def test_case_4_a_row_that_is_too_long_is_found_before_the_first_round(
         assert calibrate(llama_folder, out, *data, option, test, *coefficients) == 1
         told = capsys.readouterr()
         assert f"{test}: row 2: its prompt has " in told.err and "--truncate" in told.err
-        assert told.out == "" and not out.exists()
+        assert told.out.startswith("memory: ") and told.out.count("\n") == 1  # nothing has begun
+        assert not out.exists()
     measured = ["--held-out-data", test, "--truncate"]
     assert calibrate(llama_folder, out, *data, *measured, *coefficients) == 0
     assert load_artifact(out).spec.calibration.metrics
