@@ -35,7 +35,7 @@ EXAMPLES = [Example(text, ("news", "sports")[n % 2]) for n, text in enumerate(TE
 class Reader:
     """What of a hooked model is given tokens to read; it remembers them."""
 
-    hidden_size = 2
+    hidden_size, max_batch_tokens = 2, 4096
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
