@@ -39,8 +39,8 @@ from bench.common.report import machine, options, report
 from calibration.settings import Machine
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.artifact import Artifact, load_artifact
-from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.contract.readout import log_softmax
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import TaskUnavailableError
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.tasks.task import Task

@@ -28,6 +28,8 @@ StartFrom = Annotated[
     ),
 ]
 
+TEMPLATE, SEPARATOR = r"Text: {text}\nLabel:", r"\n\n"
+
 Out = Annotated[Path, typer.Option(help="Folder to write the task to.")]
 
 
@@ -36,10 +38,24 @@ class PromptOptions:
     """What a task is called, and how its prompts are written."""
 
     name: Annotated[str | None, typer.Option(help="Task name (default: that of --out).")] = None
-    template: Annotated[str, typer.Option(help=r"Prompt with {text}; \n is a newline.")] = (
-        r"Text: {text}\nLabel:"
-    )
-    separator: Annotated[str, typer.Option(help="Ends a demonstration.")] = r"\n\n"
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help=r"Prompt with {text}; \n is a newline. A label follows after a space, or directly "
+            rf"behind white space (default: {TEMPLATE})."
+        ),
+    ] = None
+    separator: Annotated[
+        str | None, typer.Option(help=rf"Ends a demonstration (default: {SEPARATOR}).")
+    ] = None
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Prompts in the model's chat template, instead."),
+    ] = False
+    system: Annotated[str | None, typer.Option(help="With --chat: the system message.")] = None
+    user: Annotated[
+        str | None, typer.Option(help="With --chat: the user's message (default: {text}).")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def _calibrate(
     from calibration.data.examples import split_held_out
     from calibration.data.rows import Rows
     from calibration.model.load import open_model
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
@@ -95,7 +96,8 @@ def _calibrate(
         fraction = 0.0  # nothing is to be chosen, so no rows are needed to choose by
     files = prepare.read_files(data, columns)
     tests = prepare.read_files([held_out_data] if held_out_data else [], columns)
-    task = prepare.define_task(prompt, out, prepare.task_labels(labels, files + tests))
+    named = prepare.task_labels(labels, files + tests)
+    task = prepare.define_task(prompt, out, named, load_tokenizer(model))
     hooked = open_model(model, machine.machine, typer.echo)
     owned = [file.fitting(hooked, task, truncate) for file in files]
     test = [row for file in tests for row in file.fitting(hooked, task, truncate)]

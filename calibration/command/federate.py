@@ -87,6 +87,7 @@ def _federate(
     from calibration.federation.simulate import data_digests, owners_of
     from calibration.federation.simulate import simulate as run_here
     from calibration.stages.robust import refuse_few_voters
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
@@ -99,7 +100,7 @@ def _federate(
     refuse_few_voters(fit.aggregation, terms.quorum)
     invitation = prepare_invitation(
         model,
-        define_task(prompt, out, named),
+        define_task(prompt, out, named, load_tokenizer(model)),
         wire,
         lambda num_layers: settings_of(fit, privacy, num_layers, seed),
     )

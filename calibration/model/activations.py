@@ -10,7 +10,7 @@ from calibration.model.batches import by_length
 from calibration.model.hooked import HookedModel, recorded
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import SITES
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 
 
 def rendered(

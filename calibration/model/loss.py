@@ -17,7 +17,7 @@ from calibration.model.hooked import HookedModel
 from calibration.settings import Loss
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 
 
 class Decision(NamedTuple):
