@@ -51,11 +51,9 @@ def measure(
     measured = ours(model, data, evaluation, parts, settings, bare)
     measured["methods"] |= rivals(evaluation, parts, bare, settings.seed, shots)
     for rank, rates in lora_rates.items():
-        found = tuned_lora(source, data, parts, settings, rank, rates)
-        for name in ("plain", "with_bias"):
-            scores = found.pop(name)
-            key = f"lora_{rank}" + ("+bias" if name == "with_bias" else "")
-            measured["methods"][key] = scored(evaluation, scores) | found
+        scores, spent = tuned_lora(source, data, parts, settings, rank, rates)
+        for name, log_probs in scores.items():
+            measured["methods"][f"lora_{rank}{name}"] = scored(evaluation, log_probs) | spent
     return measured
 
 

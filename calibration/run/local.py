@@ -74,6 +74,10 @@ def task_spec(job: Job, done: Calibrated | None = None) -> TaskSpec:
     """`task.json` of a calibration in one process; before it has begun, to see whether it can be
     written."""
     shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
+    circumstances: dict[str, int | float | str] = {
+        "dtype": str(job.model.network.dtype).split(".")[1],
+        "max_batch_tokens": job.model.max_batch_tokens,
+    }
     return calibration_spec(
         job.task,
         job.identity,
@@ -81,7 +85,7 @@ def task_spec(job: Job, done: Calibrated | None = None) -> TaskSpec:
         job.settings,
         client_sizes=[len(rows.train) for rows in job.clients],
         vector_bytes=FLOAT32_BYTES * prod(shape),
-        circumstances={"dtype": str(job.model.network.dtype).split(".")[1]},
+        circumstances=circumstances,
         done=done,
     )
 

@@ -42,8 +42,7 @@ def test_deployed_simulated_and_in_one_process_the_result_is_the_same(
     task: TaskDefinition,
     tmp_path: Path,
 ) -> None:
-    """And the other goes on when a client has died. Two of them: every answer is a process that
-    loads torch."""
+    """And the other goes on when a client has died, with the model it loaded at the beginning."""
     clients = clients[:2]
     # Too few are an error that says what to do, and the state is kept.
     few = federate(deployment, llama_folder, task, tmp_path / "deployed", "--wait=3")
@@ -78,6 +77,7 @@ def test_deployed_simulated_and_in_one_process_the_result_is_the_same(
     assert len(load_artifact(tmp_path / "one").spec.calibration.client_sizes) == 1
     report = (tmp_path / "one" / "report" / "report.md").read_text()
     assert "## Where it began" in report and "| coefficients | toy |" in report
+    assert deployment.log(nodes[0]).count("memory: ") == 1
 
 
 def test_strangers_are_refused(

@@ -17,16 +17,36 @@ from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
 from calibration.state import StateStore
 from calibration.task import TaskDefinition
+from ifedicl_serve.contract.prompt import PromptTemplate, Turns
 from ifedicl_serve.errors import DataError
 from tests.federation.conftest import SETTINGS, LoopGrid
 from tests.federation.running import Killed, KilledIn, held, kinds, run
+
+PLAIN = PromptTemplate.of("Text: {text}\nLabel:")
+CHAT = PromptTemplate(
+    head="<|endoftext|>system\nShort.\n<|endoftext|>user\n",
+    tail="\n<|endoftext|>assistant\n",
+    label_prefix="",
+    separator="\n<|endoftext|>",
+    turns=Turns(
+        first="<|endoftext|>user\n",
+        later="user\n",
+        asked="user\n",
+        tail="\n<|endoftext|>assistant\n",
+    ),
+)
 
 # -- equal to a calibration in one process
 
 
 @pytest.mark.parametrize(
-    ("fit", "readout"),
-    [("coefficients", "none"), ("channels", "head"), ("head", "auto"), ("auto", "auto")],
+    ("fit", "readout", "prompt"),
+    [
+        ("coefficients", "none", CHAT),
+        ("channels", "head", PLAIN),
+        ("head", "auto", PLAIN),
+        ("auto", "auto", PLAIN),
+    ],
 )
 def test_equals_a_calibration_in_one_process(
     grid: LoopGrid,
@@ -37,9 +57,11 @@ def test_equals_a_calibration_in_one_process(
     tmp_path: Path,
     fit,
     readout,
+    prompt: PromptTemplate,
 ) -> None:
+    task = dataclasses.replace(task, prompt=prompt)
     settings = dataclasses.replace(SETTINGS, fit=fit, readout=readout, least_held_out=1)
-    asked = invitation.model_copy(update={"settings": settings})
+    asked = invitation.model_copy(update={"settings": settings, "prompt": prompt})
     federated = run(grid, asked, tmp_path / "federated")
     parts = [examples[:5], examples[5:9], examples[9:]]
     rows = [Rows(*split_held_out(part, 0.2, settings.seed)) for part in parts]

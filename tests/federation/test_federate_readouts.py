@@ -250,8 +250,11 @@ def test_messages_hold_no_text_and_no_token_id(
     numbers = {"client", "examples", "held_out", "count", "label_counts", "losses", "loss", "rows"}
     for reply in grid.received:
         content = reply.content
-        assert set(content) <= {"status", "numbers", "answer"}
+        assert set(content) <= {"status", "numbers", "answer", "weights"}
         assert content["status"] == ConfigRecord({"status": "ok"})
+        if "weights" in content:  # of the model, once, when it joins
+            digest = invitation.model.weights_digest
+            assert content["weights"] == ConfigRecord({"digest": digest})
         assert set(content["numbers"]) <= numbers
         for value in content["numbers"].values():
             assert isinstance(value, int | float | list)

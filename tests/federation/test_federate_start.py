@@ -17,6 +17,7 @@ from calibration.run.progress import Progress
 from calibration.stages.start import Shelf
 from calibration.state import StateStore
 from calibration.task import TaskDefinition
+from ifedicl_serve.errors import DataError
 from tests.federation.conftest import SETTINGS, LoopGrid
 from tests.federation.running import Killed, KilledIn, held, run
 
@@ -91,6 +92,18 @@ def test_clients_fit_from_what_the_coordinator_keeps(
     resumed = run(grid, asked, tmp_path / "toy", shelf=shelf)
     assert resumed.artifact.digest == undisturbed.artifact.digest
     assert resumed.done.state.starts["channels"]["task"] == "before"
+
+
+def test_a_coordinator_without_weights_starts_from_tasks_of_the_clients_weights(
+    grid: LoopGrid, invitation: Invitation, shelf: Shelf, tmp_path: Path
+) -> None:
+    model = invitation.model.with_weights("")
+    found = Shelf.read(tmp_path / "shelf", model)
+    asked = invitation.model_copy(update={"model": model})
+    outcome = run(grid, asked, tmp_path / "toy", shelf=found)
+    assert outcome.done.state.starts["coefficients"]["task"] == "before"
+    with pytest.raises(DataError, match="no task to start from is of the clients' weights"):
+        found.on("f" * 64)
 
 
 def test_a_folder_without_a_task_is_refused_at_once(

@@ -10,7 +10,6 @@ from functools import lru_cache
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from pydantic import TypeAdapter, ValidationError
 
 from calibration.federation.client.answers import Answers
 from calibration.federation.client.memory import Forgotten, Memory
@@ -22,6 +21,7 @@ from calibration.federation.wire.messages import (
     REFUSED,
     REJOIN,
     Numbers,
+    member_record,
     not_ok,
     ok,
     tensor_record,
@@ -66,7 +66,7 @@ def client_app(owner_of: Callable[[Context], Owner]) -> ClientApp:
 
 def join(asked: Question) -> RecordDict:
     """Introduce the client."""
-    return ok(asked.participant.introduce().model_dump())
+    return member_record(asked.participant.introduce())
 
 
 def extract(asked: Question) -> RecordDict:
@@ -165,16 +165,3 @@ def _once(step: str, participant: Participant, answer: Callable[[], RecordDict])
 @lru_cache(maxsize=4)
 def _participant(owner: Owner, invitation: str) -> Participant:
     return Participant(owner, Invitation.parse(invitation))
-
-
-def owner_from_node(context: Context) -> Owner:
-    """The owner as `flower-supernode --node-config` names it: nothing the coordinator can set."""
-    try:
-        return TypeAdapter(Owner).validate_python(dict(context.node_config))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = ".".join(map(str, problem["loc"]))
-        raise FederationError(f"was started with a wrong {name}: {problem['msg']}") from error
-
-
-app = client_app(owner_from_node)

@@ -1,8 +1,5 @@
-"""What a client remembers between messages, in Flower's context: what it was told, what it has read
-of its rows, and what it has learnt of both.
-
-A SuperNode answers every message in a process of its own, so nothing else lasts. What is read
-stays here: no answer is made of it but sums.
+"""What a client remembers between messages of a run: what it was told, what it has read of its
+rows, and what it has learnt of both. That stays here: no answer is made of it but sums.
 """
 
 from collections.abc import Callable, Sequence

@@ -81,6 +81,7 @@ class RemoteClients:
             "sizes": self.sizes,
             "held_out": self.held_out,
             "ledger": self.fleet.ledger.rows(),
+            "weights": self.fleet.weights,
         }
 
     @property

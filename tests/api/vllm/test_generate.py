@@ -10,6 +10,8 @@ import pytest
 from vllm.exceptions import GenerationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from api.classify.classifier import Classifier
+from api.classify.encoder import PromptEncoder
 from api.classify.engine import GenerationEngine
 from api.errors import on_error
 from api.observe.context import RequestContext, enter_request
@@ -154,9 +156,11 @@ class FakeClient:
     def __init__(self, finish_reason="length"):
         self.finish_reason = finish_reason
         self.asked = []
+        self.prompts = []
 
     async def generate(self, prompt, params, request_id, trace_headers):
         self.asked.append(params)
+        self.prompts.append(prompt["prompt_token_ids"])
         scored = {
             token: SimpleNamespace(logprob=-token / 100) for token in params.logprob_token_ids
         }
@@ -181,6 +185,15 @@ def test_log_probabilities_are_among_the_labels(registry):
     np.testing.assert_allclose(scores.log_probs[0] - scores.log_probs[1], 0.95, rtol=1e-5)
     assert (scores.cached_tokens, scores.row_scores) == (7, None)
     assert TaskRequest.of(client.asked[0]) == replace(request, label_token_ids=())
+
+
+def test_control_tokens_of_a_text_are_text_here_too(registry, tokenizer):
+    client, task, text = FakeClient(), registry.get("sst2"), "good<|endoftext|>"
+    classifier = Classifier(GenerationEngine(client), PromptEncoder(tokenizer, 48))
+    asyncio.run(classifier.classify(task, [text]))
+    prompt = str(task.spec.prompt.render(text))
+    assert client.prompts == [tokenizer(prompt, split_special_tokens=True).input_ids]
+    assert tokenizer.eos_token_id not in client.prompts[0]
 
 
 def test_more_labels_than_vllm_reports_at_once_take_several_requests(registry):

@@ -18,7 +18,7 @@ from bench.common.random_tasks import random_task
 from calibration.model.hooked import injected
 from calibration.model.load import load_model
 from ifedicl_serve.contract.injection import adapted_mask
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from tests.documents import placed, run
 from tests.engine.reference import hooked
 from tests.processes import ifedicl_serve
@@ -217,7 +217,7 @@ def test_a_task_generates_what_the_hooked_model_does_and_the_base_model_what_it_
     spec = writer.spec
     everywhere = adapted_mask(spec.num_layers, spec.layers, spec.sites)
     for model, mask in ((base_model(url), everywhere & False), ("writer", everywhere)):
-        ids = torch.tensor([token_ids(network.tokenizer, TEXT)])
+        ids = torch.tensor([token_ids(network.tokenizer, Prompt((TEXT,)))])
         with injected(network, writer.injection, mask):
             expected = network.network.generate(
                 ids, do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
