@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.observe.context import current_request
+from api.undecoded import refuse_no_json
 from ifedicl_serve.errors import (
     DeadlineError,
     DrainingError,
@@ -49,7 +50,7 @@ class TaskRoute(APIRoute):
     """A route whose errors have our shape and statuses, whatever the application's handlers.
 
     vLLM answers a request that does not validate with 400; ours is 422, and 400 only for a
-    body that is no JSON.
+    body that is no JSON, or 415 if its headers say so already.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -57,6 +58,8 @@ class TaskRoute(APIRoute):
 
         async def handle(request: Request) -> Response:
             try:
+                if self.body_field is not None:
+                    refuse_no_json(request.headers)
                 return await handler(request)
             except Exception as error:
                 current_request().error = type(error).__name__

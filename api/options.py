@@ -11,8 +11,8 @@ class ServeOptions:
     """Bounds of one API process, and who may ask for which task. Sent to each with vLLM's own
     arguments, as `args.ifedicl`."""
 
-    # Texts being classified at once; four of the largest requests.
-    max_queued_texts: int = 8192
+    # Engine requests of classifications at once: 2,048 texts of 32 label nodes.
+    max_queued_requests: int = 1 << 16
     # Seconds a client has to send a request's body, and then the server to answer.
     request_timeout: float = 60.0
     # 2,048 texts of 8,000 bytes.

@@ -17,9 +17,11 @@ from api.http import admin, classify, page, ready, tasks
 from api.limits.admission import Admission
 from api.observe import scrape
 from api.vllm.admission import admit_classifications
+from api.vllm.border import name_tasks_ourselves
 from api.vllm.drain import drain_before_shutdown
 from api.vllm.generate import serve_tasks_as_models
 from api.vllm.listed import list_tasks_as_models
+from api.vllm.upgrades import decline_upgrades
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.plugin.config import TaskConfig
@@ -37,6 +39,7 @@ class ClassifyEndpoints:
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes; vLLM lets them replace its own `/classify` and `/metrics`."""
+        decline_upgrades()
         key = AdminKey.configured()
         app.state.ifedicl_admin_key = key
         app.include_router(classify.router)
@@ -45,14 +48,14 @@ class ClassifyEndpoints:
         app.state.ifedicl_scrape = scrape.Scrape(scrape.render)
         app.include_router(scrape.router)
         app.include_router(page.router)
-        app.mount(page.MOUNT, page.files)
         app.include_router(admin.closed_router if key is None else admin.router)
         app.add_exception_handler(IFedICLError, on_error)  # raised on vLLM's own routes
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Validate every artifact; bad ones are listed with their reason and stop nothing."""
-        registry = _registry(engine_client, args.additional_config)
-        admission = Admission(args.ifedicl.max_queued_texts)
+        models = state.openai_serving_models
+        registry = _registry(engine_client, args.additional_config, _names(models))
+        admission = Admission(args.ifedicl.max_queued_requests)
         state.ifedicl_registry = registry
         state.ifedicl_store = _editor(engine_client, registry)
         state.ifedicl_admission = admission
@@ -61,11 +64,16 @@ class ClassifyEndpoints:
         _patch(engine_client, state, admission, registry)
 
 
-def _registry(engine_client: Any, tasks: TaskConfig) -> TaskRegistry:
+def _names(models: Any) -> frozenset[str]:
+    """What vLLM's routes take for a model of vLLM's own, the base model or a LoRA adapter."""
+    return frozenset([*(model.name for model in models.base_model_paths), *models.lora_requests])
+
+
+def _registry(engine_client: Any, tasks: TaskConfig, taken: frozenset[str]) -> TaskRegistry:
     model = ModelIdentity.of(engine_client.model_config.model)
     tokenizer = engine_client.renderer.get_tokenizer()
     model.refuse_other_tokenizer(tokenizer)
-    registry = TaskRegistry(tasks.tasks_dir, model, tokenizer, tasks.trusted)
+    registry = TaskRegistry(tasks.tasks_dir, model, tokenizer, tasks.trusted, taken)
     for reason in registry.refused.values():
         logger.warning("Refused artifact: %s", reason)
     logger.info("Serving %d tasks from %s", len(registry.tasks), registry.folder)
@@ -92,6 +100,7 @@ def _patch(engine_client: Any, state: Any, admission: Admission, registry: TaskR
     from api.vllm.queue_time import record_queue_time  # a subclass of vLLM's
 
     record_queue_time(engine_client)
+    name_tasks_ourselves(engine_client)
     admit_classifications(engine_client)
     drain_before_shutdown(engine_client, admission)
     list_tasks_as_models(state, registry)

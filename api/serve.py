@@ -5,13 +5,12 @@ ends with a usage error for the few flags that tasks cannot be served with.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from api.access.admin_key import ADMIN_KEY_VARIABLE, configure, with_admin_key
-from api.access.keys import KEY_FILE_VARIABLE, configured_keys
+from api.access.keys import KEY_FILE_VARIABLE, configured_keys, vllm_keys
 from api.options import ServeOptions
 from api.vllm.command import vllm_serve
 from api.vllm.counters import counting_in_files
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> int:
         trusted = ours.trusted_keys and TrustedKeys.read(ours.trusted_keys)
         tasks = TaskConfig(_existing_folder(ours.tasks), ours.max_resident_tasks, trusted)
         options = ServeOptions(
-            ours.max_queued_texts,
+            ours.max_queued_requests,
             ours.request_timeout,
             ours.max_request_bytes,
             configured_keys(ours.key_file),
@@ -106,11 +105,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     limits = ServeOptions()
     parser.add_argument(
-        "--max-queued-texts",
+        "--max-queued-requests",
         type=_positive(int),
-        default=limits.max_queued_texts,
-        help="texts an API process classifies at once; more are answered 503 with Retry-After "
-        "(default: %(default)s)",
+        default=limits.max_queued_requests,
+        help="engine requests (a text is one for each node of its task's label trie) that an API "
+        "process has in flight; more are answered 503 with Retry-After (default: %(default)s)",
     )
     parser.add_argument(
         "--request-timeout",
@@ -150,10 +149,13 @@ def _api_keys(
 ) -> list[str] | None:
     """--api-key (or VLLM_API_KEY, as vLLM reads it), the keys of --key-file, and the admin key,
     which opens /v1 too."""
-    keys = [key for key in args.api_key or [os.environ.get("VLLM_API_KEY")] if key]
-    if options.keys.keys() & keys:
-        parser.error("a key is in --key-file and also an --api-key, which may use every task")
     try:
+        keys = vllm_keys(args.api_key)
+        if options.keys.keys() & keys:
+            raise IFedICLError(
+                "a key is in --key-file and also an --api-key, which may use every task; take it "
+                "out of one of them"
+            )
         return with_admin_key([*keys, *options.keys]) or args.api_key
     except IFedICLError as error:
         parser.error(str(error))

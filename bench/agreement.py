@@ -36,10 +36,11 @@ from rich.table import Table
 from bench.common.engines import EXAMPLES
 from bench.common.random_tasks import random_task
 from bench.common.report import machine, options, report
+from calibration.settings import Machine
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.artifact import Artifact, load_artifact
-from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.contract.readout import log_softmax
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import TaskUnavailableError
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.tasks.task import Task
@@ -112,7 +113,7 @@ def expected(names: Sequence[Path]) -> Scores:
     from calibration.task import TaskDefinition
     from ifedicl_serve.contract.injection import adapted_mask
 
-    model = open_model(str(MODEL), "fp32", "cpu")
+    model = open_model(str(MODEL), Machine("fp32", "cpu"))
 
     def answers(artifact: Artifact) -> Scores:
         spec = artifact.spec
@@ -203,7 +204,7 @@ def fused_scores(setting: Setting, name: Path, scratch: Path) -> dict[str, Score
 
     artifact = load_artifact(name)
     checkpoint = scratch / f"fused-{setting.runner}-{setting.dtype}"
-    export_fused(open_model(str(MODEL), "fp32", "cpu"), str(MODEL), artifact, checkpoint)
+    export_fused(open_model(str(MODEL), Machine("fp32", "cpu")), str(MODEL), artifact, checkpoint)
     llm = setting.engine(checkpoint, max_logprobs=-1)
     task = Task.of(artifact, llm.get_tokenizer(), name)
     choices = []

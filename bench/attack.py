@@ -37,7 +37,7 @@ from bench.federation.attackers import (
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
 from calibration.result.record import versions
-from calibration.settings import Settings
+from calibration.settings import Machine, Settings
 
 TEST_ROWS = 200
 METRICS = {"label": majority_accuracy, "word_auc": word_auc, "top_words": top_words}
@@ -220,7 +220,7 @@ def main() -> None:
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
     started = time.monotonic()
-    results = run(open_model(args.model, args.dtype, "auto"), args.data, size)
+    results = run(open_model(args.model, Machine(args.dtype)), args.data, size)
     for name, runs in results.items():
         table = Table("value ± sd (chance)", *ATTACKS.values(), title=name)
         for cells in table_rows(runs):

@@ -55,7 +55,7 @@ from calibration.data.examples import Example
 from calibration.data.partition import contradictory, dirichlet, iid, one_label
 from calibration.model.load import open_model
 from calibration.result.record import versions
-from calibration.settings import Settings
+from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation, Metrics
 
 
@@ -90,7 +90,7 @@ class Bench:
 @cache
 def metered(name: str, dtype: str) -> MeteredModel:
     """The base model, once in a process."""
-    model = open_model(name, dtype, "auto")
+    model = open_model(name, Machine(dtype))
     return MeteredModel(model.network, model.tokenizer)
 
 
@@ -142,7 +142,7 @@ def measure_lora(
     """The rival, on a model of its own."""
     rounds = {"rounds": lora.rounds} if lora.rounds else {}
     settings = bench.settings(cell.seed, {**rounds, "learning_rate": lora.learning_rate})
-    fresh = open_model(bench.model, bench.dtype, "auto")
+    fresh = open_model(bench.model, Machine(bench.dtype))
     adapted, parameters = add_adapters(fresh, lora, cell.seed)
     evaluation.model = adapted
     every_round = cell.method in EVERY_ROUND

@@ -38,7 +38,7 @@ TEXTS = [
         for verb in ("declined", "late", "charged twice", "not accepted", "cancelled")
     )
 ]
-FLAGS = ("--max-num-seqs", str(SLOTS), "--max-queued-texts", "100000")
+FLAGS = ("--max-num-seqs", str(SLOTS), "--max-queued-requests", "1000000")
 
 
 async def call_until(
@@ -151,7 +151,7 @@ def soaked(
         "wrong or missing answers": wrong.total(),
         "changes of tasks": len(changes),
         "requests that the server did not count": int(to_classify - after["ifedicl:request_total"]),
-        "texts left in flight": int(after["ifedicl:texts_in_flight"]),
+        "texts left in flight": int(after["ifedicl:requests_in_flight"]),
         "requests left in the engine": int(in_engine),
         "tasks in slots": int(after["ifedicl:resident_tasks"]),
         "slots": SLOTS,

@@ -1,7 +1,7 @@
 """The path of a calibration: what is fitted at the sites, then readouts, then the choice of a rung.
 
     client vectors -> FedAvg -> rounds of (fit, FedAvg)    coefficients, channels
-    class sums -> small rounds of sums                     bias, head
+    class sums -> small rounds of sums                     bias, head, of all fits together
     held-out losses -> the rung to keep                    (private clients: the only one)
 
 One loop for clients in this process (`run.local`), on machines of their own
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from calibration.ladder import ZERO_SHOT, Rung, tried
 from calibration.model.sites import site_tensors
-from calibration.readout.fit import Stack, Told, fit_readout, readout_tensors
-from calibration.readout.metered import Metered, MeteredNoisy
+from calibration.readout.fit import Stack, Told, fit_readouts, readout_tensors
+from calibration.readout.metered import Metered, MeteredNoisy, Payload
 from calibration.readout.noisy import NoisyTold, fit_noisy_readout
 from calibration.readout.statistics import total
 from calibration.settings import SITE_FITS, Settings, SiteFit
@@ -67,8 +67,8 @@ class Clients(Protocol):
         """The mean loss of the current values on held-out rows; None if there are none."""
         ...
 
-    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> Told:
-        """Their rows' features under a fit, to make readouts of."""
+    def readers(self, state: State, fits: Sequence[Fit], rungs: Sequence[Rung]) -> Told:
+        """Their rows' features under fits, to make readouts of and to judge rungs by."""
         ...
 
     def private_readers(self, state: State, fit: Fit) -> NoisyTold:
@@ -112,7 +112,7 @@ class Calibrated:
     labels: int
     trials: Sequence[Trial]
     measured: Measured
-    sums: Metered | MeteredNoisy
+    sums: Payload
 
     @property
     def tensors(self) -> dict[TensorName, Tensor]:
@@ -157,11 +157,11 @@ def _begun(clients: Clients, state: State, fit: SiteFit, settings: Settings, she
     afresh = clients.held_out_loss(state, fit) if start else None
     if start is None or afresh is None:
         return state
-    there = state.started(fit, start.values, {})
+    there = state.started(fit, _received(clients, fit, start.values), {})
     loss = clients.held_out_loss(there, fit)
     assert loss is not None
-    values = start.values if loss < afresh else state.current(fit)
-    return state.started(fit, values, comparison(start, loss, afresh))
+    begun = there if loss < afresh else state
+    return begun.started(fit, begun.current(fit), comparison(start, loss, afresh))
 
 
 def _fitted(
@@ -171,7 +171,7 @@ def _fitted(
     while state.rounds_done(fit) < settings.rounds:
         updates = clients.fit(state, fit)
         mean = aggregate_updates(list(updates.values()), AGGREGATORS[settings.aggregation])
-        mean = clients.received(mean) if fit == "channels" else mean
+        mean = _received(clients, fit, mean)
         losses = [list(updates[n].losses) if n in updates else [] for n in clients.numbers]
         state = state.after_round(fit, mean, losses)
         if fit == "channels":
@@ -180,11 +180,16 @@ def _fitted(
     return state
 
 
+def _received(clients: Clients, fit: SiteFit, values: Tensor) -> Tensor:
+    """Coefficients are too few to be worth rounding."""
+    return clients.received(values) if fit == "channels" else values
+
+
 def _unjudged(clients: Clients, state: State, rung: Rung) -> Calibrated:
     """With the only rung of private clients, who tell nothing that it could be judged by."""
     if rung.readout == "none":
-        return Calibrated(state, {}, rung, clients.labels, [], NOTHING, Metered())
-    readers = MeteredNoisy(clients.private_readers(state, rung.fit))
+        return Calibrated(state, {}, rung, clients.labels, [], NOTHING, Payload())
+    readers = MeteredNoisy(clients.private_readers(state, rung.fit), rung.fit)
     told = readers.statistics()
     readers.learn(told)
     readouts = {rung: fit_noisy_readout(readers, told, rung.readout)}
@@ -195,20 +200,19 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch
     """Readouts for all rungs that have one, and the choice."""
     judging = clients.held_out > 0 or all(rung.fit == "none" for rung in rungs)
     compared = rungs if ZERO_SHOT in rungs or not judging else (ZERO_SHOT, *rungs)
+    with_readout = [rung for rung in rungs if rung.readout != "none"]
+    sums = Metered(clients.readers(state, _fits(compared if judging else with_readout), rungs))
     stacks: dict[Rung, Stack] = {}
     readouts: dict[Rung, dict[TensorName, Tensor]] = {}
-    sums = Metered()
-    for fit in dict.fromkeys(rung.fit for rung in compared):
-        with_readout = [rung for rung in rungs if rung.fit == fit and rung.readout != "none"]
-        if judging or with_readout:
-            readers = sums.of(clients.readers(state, fit, rungs))
-        if with_readout:
-            told = readers.statistics()
-            state = watch.told(state, total(told).counts.tolist())
-            readers.learn(told)
-        for rung in with_readout:
-            stacks[rung] = fit_readout(readers, clients.labels, rung.readout)
-            readouts[rung] = readout_tensors(told, stacks[rung], rung.readout)
+    if with_readout:
+        told = sums.statistics(_fits(with_readout))
+        state = watch.told(state, total(next(iter(told.values()))).counts.tolist())
+        sums.learn(told)
+        stacks = fit_readouts(sums, with_readout, clients.labels)
+        readouts = {
+            rung: readout_tensors(told[rung.fit], stacks[rung], rung.readout)
+            for rung in with_readout
+        }
     rung, measured = rungs[-1], NOTHING
     trials: list[Trial] = []
     if judging:
@@ -217,3 +221,7 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch
         before, after = (judgement.metrics(compared.index(one)) for one in (ZERO_SHOT, rung))
         measured = Measured(before, after, judgement.rows)
     return Calibrated(state, readouts, rung, clients.labels, trials, measured, sums)
+
+
+def _fits(rungs: Sequence[Rung]) -> list[Fit]:
+    return list(dict.fromkeys(rung.fit for rung in rungs))

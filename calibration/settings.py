@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ifedicl_serve.contract.injection import Site
     from ifedicl_serve.contract.spec import Extent
 
+MAX_BATCH_TOKENS = 4096
+DTYPES = ("auto", "fp32", "bf16")
+CHECKPOINTING = ("auto", "on", "off")
 Loss = Literal["restricted", "vocabulary"]
 LOSSES: tuple[Loss, ...] = get_args(Loss)
 SiteFit = Literal["coefficients", "channels"]
@@ -32,6 +35,38 @@ KNOWN: dict[str, tuple[str, ...]] = {
     "aggregation": AGGREGATIONS,
 }
 EXTRACTION = -1  # in a round's place, for what is drawn before the first
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a model is run where it is run: what fits and how fast, not what is fitted. In a
+    federation every client has its own. Raises DataError.
+
+    - `dtype`: `auto` is float32 on a CPU, the checkpoint's own on a GPU, and bf16 there for
+      float16, in which small gradients become 0.
+    - `device_map`: how accelerate spreads a model over all GPUs; `none` keeps it on one device.
+    - `max_batch_tokens`: padded tokens of a forward and backward pass; a larger batch is run in
+      pieces. 4,096 hold 8 texts of 512 tokens, and an 8B model in float32 beside them in 80 GB.
+    - `checkpointing`: layers keep only their inputs for the backward pass and run again in it, half
+      as much work again for equal bits. `auto` does so where it would not fit else.
+    """
+
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str = "none"
+    max_batch_tokens: int = MAX_BATCH_TOKENS
+    checkpointing: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, known in (("dtype", DTYPES), ("checkpointing", CHECKPOINTING)):
+            _refuse_unknown(name, getattr(self, name), known)
+        if self.max_batch_tokens < 1:
+            raise DataError(f"max batch tokens is {self.max_batch_tokens}, expected at least 1")
+        if self.device_map != "none" and self.device != "auto":
+            raise DataError(
+                f"device {self.device} and device map {self.device_map} contradict each other; "
+                "give one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -77,10 +112,7 @@ class Settings:
         if not self.layers or not self.sites:
             raise DataError("no layer or no site is selected, so nothing would be adapted")
         for name, known in KNOWN.items():
-            if getattr(self, name) not in known:
-                raise DataError(
-                    f"{name} {getattr(self, name)!r} is unknown (known: {', '.join(known)})"
-                )
+            _refuse_unknown(name, getattr(self, name), known)
         allowed(self)
         for name in ("rounds", "local_steps", "batch_size"):
             if getattr(self, name) < 1:
@@ -125,3 +157,8 @@ class Settings:
         values["layers"] = ",".join(map(str, self.layers))
         values["sites"] = ",".join(self.sites)
         return values
+
+
+def _refuse_unknown(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise DataError(f"{name} {value!r} is unknown (known: {', '.join(known)})")

@@ -16,10 +16,10 @@ from ifedicl_serve.contract.prompt import (
     PromptTemplate,
     label_trie,
     tail_tokens,
-    token_ids,
     tokenized_labels,
 )
 from ifedicl_serve.contract.spec import Label, TaskSpec
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import PromptError
 
 
@@ -69,15 +69,17 @@ class TaskDefinition:
         position = {name: index for index, name in enumerate(self.names)}
         return [position[example.label] for example in examples]
 
-    def demonstration(self, example: Example) -> str:
+    def demonstration(self, example: Example) -> Prompt:
         """A labelled example as the model reads it in context."""
-        verbalization = self.labels[self.names.index(example.label)].verbalization
-        return self.prompt.render_demonstration(example.text, verbalization)
+        return self.prompt.render_demonstration(*self._shown(example))
 
-    def few_shot_prompt(self, demonstrations: Sequence[Example], text: str) -> str:
+    def few_shot_prompt(self, demonstrations: Sequence[Example], text: str) -> Prompt:
         """Demonstrations followed by the prompt for `text`: in-context learning itself."""
-        context = "".join(self.demonstration(example) for example in demonstrations)
-        return context + self.prompt.render(text)
+        return self.prompt.render_after([self._shown(one) for one in demonstrations], text)
+
+    def _shown(self, example: Example) -> tuple[str, str]:
+        """An example's text and the words of its label."""
+        return example.text, self.labels[self.names.index(example.label)].verbalization
 
 
 def first_problem(error: ValidationError) -> PromptError:

@@ -63,7 +63,7 @@ CONTRACT = {
     *("torch", "transformers", "huggingface_hub", "safetensors", "cryptography", "numpy"),
     *("typer", "rich"),
 }
-CALIBRATION = CONTRACT | {"pyarrow", "matplotlib", "sklearn"}
+CALIBRATION = CONTRACT | {"accelerate", "pyarrow", "matplotlib", "sklearn"}
 SERVE = CONTRACT | {"watchfiles", "prometheus_client", "python_multipart", "pyarrow"}
 EXTRAS = {
     "contract": CONTRACT,

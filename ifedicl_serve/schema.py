@@ -8,7 +8,7 @@ from ifedicl_serve.contract.text import why_unusable
 
 MAX_BATCH = 2048  # as OpenAI's embeddings endpoint
 MAX_TEXT_CHARS = 1 << 20  # a quarter of a million tokens, and about a second to tokenise
-MAX_SCORES = 1 << 18  # in one response: texts times labels
+MAX_SCORES = 1 << 18  # of one request: texts times labels
 
 
 class ClassifyRequest(BaseModel):

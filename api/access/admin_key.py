@@ -15,7 +15,8 @@ from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
-from api.access.keys import SENDABLE, key_digest
+from api.access.keys import key_digest
+from ifedicl_serve.bearer import why_unsendable
 from ifedicl_serve.errors import IFedICLError
 
 ADMIN_KEY_VARIABLE = "IFEDICL_ADMIN_KEY"
@@ -46,12 +47,8 @@ def configure(flag: str | None) -> None:
     key = os.environ.get(ADMIN_KEY_VARIABLE) or None if flag is None else flag
     if key is None:
         return
-    if not SENDABLE.fullmatch(key):
-        source = ADMIN_KEY_VARIABLE if flag is None else "--admin-key"
-        raise IFedICLError(
-            f"{source} is empty or holds more than printable ASCII without spaces, which a header "
-            "cannot carry; make one with `openssl rand -hex 32`, or leave it out"
-        )
+    if problem := why_unsendable(key, ADMIN_KEY_VARIABLE if flag is None else "--admin-key"):
+        raise IFedICLError(problem)
     os.environ[ADMIN_KEY_VARIABLE] = key
 
 

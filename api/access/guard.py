@@ -16,8 +16,9 @@ from api.access.keys import TaskPatterns, key_digest
 from api.errors import error_response
 from api.observe.context import current_request, path_of
 
-# What shows no task and does no work: probes, metrics, the page and the documentation.
-OPEN = ("/", "/health", "/ready", "/ping", "/metrics", "/version", "/docs", "/redoc",
+# What shows no task and does no work: probes, metrics, the page and the documentation. From ""
+# (--root-path alone) one is sent to the page.
+OPEN = ("", "/", "/health", "/ready", "/ping", "/metrics", "/version", "/docs", "/redoc",
         "/openapi.json")  # fmt: skip
 OPEN_FOLDERS = ("/page/", "/static/", "/docs/")  # the page; vLLM's --enable-offline-docs
 SCOPED = ("/v1/classify", "/v1/tasks", "/v1/models", "/v1/completions", "/v1/chat/completions")

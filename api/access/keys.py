@@ -8,18 +8,18 @@ vLLM's --api-key may use every task and every route.
 
 import hashlib
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ifedicl_serve.bearer import SENDABLE, why_unsendable
 from ifedicl_serve.errors import IFedICLError
 
 KEY_FILE_VARIABLE = "IFEDICL_KEY_FILE"
-SENDABLE = re.compile(r"\A[!-~]+\Z")  # what arrives in a header as it was sent
+API_KEY_VARIABLE = "VLLM_API_KEY"
 
 TaskPatterns = tuple[str, ...]
 _KeyFile = TypeAdapter(
@@ -44,6 +44,19 @@ def configured_keys(flag: Path | None) -> Mapping[str, TaskPatterns]:
     named = os.environ.get(KEY_FILE_VARIABLE)
     path = flag or (Path(named) if named else None)
     return {} if path is None else _read(path)
+
+
+def vllm_keys(flag: Sequence[str] | None) -> list[str]:
+    """Those of vLLM's --api-key, else of its variable, as vLLM reads them.
+
+    Raises IFedICLError for one that no request could send.
+    """
+    named = os.environ.get(API_KEY_VARIABLE)
+    keys = list(flag) if flag else [named] if named else []
+    for key in keys:
+        if problem := why_unsendable(key, "--api-key" if flag else API_KEY_VARIABLE):
+            raise IFedICLError(problem)
+    return keys
 
 
 def _read(path: Path) -> Mapping[str, TaskPatterns]:

@@ -2,16 +2,19 @@
 
 from typing import Any
 
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import guarded
 from ifedicl_serve.errors import TextTooLongError
 from ifedicl_serve.tasks.task import Task
 
 
 class PromptEncoder:
-    """Renders and tokenises texts for a task, exactly as calibration did."""
+    """Renders and tokenises texts for a task, exactly as calibration did.
+
+    Raises ModelError for a tokenizer that cannot keep control tokens out of texts.
+    """
 
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:
-        self.tokenizer = tokenizer
+        self.tokenizer = guarded(tokenizer)
         self.max_model_len = max_model_len
 
     def encode(self, task: Task, text: str, truncate: bool) -> list[int]:
@@ -22,7 +25,7 @@ class PromptEncoder:
         """
         limit = self._limit(task)
         prompt = task.spec.prompt
-        ids = token_ids(self.tokenizer, prompt.render(text))
+        (ids,) = self.tokenizer.ids([prompt.render(text)])
         while len(ids) > limit:
             if not truncate:
                 raise TextTooLongError(
@@ -31,7 +34,7 @@ class PromptEncoder:
                     '"truncate": true (--truncate of `ifedicl classify`)'
                 )
             text = self._shortened(text, len(ids) - limit, task)
-            ids = token_ids(self.tokenizer, prompt.render(text))
+            (ids,) = self.tokenizer.ids([prompt.render(text)])
         return ids
 
     def encode_all(
@@ -43,8 +46,8 @@ class PromptEncoder:
         limit = self._limit(task)
         prompts = [task.spec.prompt.render(text) for text in texts]
         return [
-            list(ids) if len(ids) <= limit else self._fitted(task, text, truncate)
-            for text, ids in zip(texts, self.tokenizer(prompts).input_ids, strict=True)
+            ids if len(ids) <= limit else self._fitted(task, text, truncate)
+            for text, ids in zip(texts, self.tokenizer.ids(prompts), strict=True)
         ]
 
     def _fitted(self, task: Task, text: str, truncate: bool) -> list[int] | TextTooLongError:
@@ -59,10 +62,9 @@ class PromptEncoder:
 
     def _shortened(self, text: str, surplus: int, task: Task) -> str:
         """The text without its last `surplus` tokens."""
-        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoding["offset_mapping"]
+        starts = self.tokenizer.starts(text)
         # Cut before the first surplus token: several byte tokens may spell one character.
-        end = offsets[-surplus][0] if surplus < len(offsets) else 0
+        end = starts[-surplus] if surplus < len(starts) else 0
         if end == 0:
             raise TextTooLongError(
                 f"the template of task {task.name!r} alone fills the context of "

@@ -38,7 +38,7 @@ async def classify(
     task = await find_task(tasks, body.task)
     _refuse_too_many_scores(task, body)
     current_request().about(task.name, len(body.texts))
-    with admission.hold(len(body.texts)):
+    with admission.hold(len(body.texts) * len(task.trie.nodes)):
         work = _by_who_serves(task, tasks, classifier, body)
         task, scored = await answer_in_time(work, request, options.seconds(body.timeout))
     _count(task, scored, body.adapted)
@@ -46,12 +46,12 @@ async def classify(
 
 
 def _refuse_too_many_scores(task: Task, body: ClassifyRequest) -> None:
-    labels = len(task.spec.labels)
-    wanted = len(body.texts) * min(body.top_k or labels, labels)
-    if wanted > MAX_SCORES:
+    """All labels are scored, however many of them are returned (`top_k`)."""
+    texts, labels = len(body.texts), len(task.spec.labels)
+    if texts * labels > MAX_SCORES:
         raise InputError(
-            f"{len(body.texts)} texts with {wanted // len(body.texts)} scores each make {wanted}, "
-            f"expected at most {MAX_SCORES}; send fewer texts at once, or a smaller top_k"
+            f"{texts} texts with {labels} labels each make {texts * labels} scores, expected at "
+            f"most {MAX_SCORES}; send fewer texts at once"
         )
 
 

@@ -13,7 +13,7 @@ from ifedicl_serve.tasks.editor import TaskEditor
 
 # Of a route that classifies, for OpenAPI.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 422, 503, 504)
+    status: {"model": ErrorResponse} for status in (400, 404, 408, 413, 415, 422, 503, 504)
 }
 
 

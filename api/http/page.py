@@ -10,7 +10,6 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 STATIC = Path(__file__).parents[1] / "static"
-MOUNT = "/page"  # not `/static`: vLLM's --enable-offline-docs serves its own files there
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
@@ -36,3 +35,11 @@ router = APIRouter(include_in_schema=False)
 async def index(request: Request) -> Response:
     """The page itself."""
     return await files.get_response("index.html", request.scope)
+
+
+# Not `/static`, where vLLM's --enable-offline-docs serves its own files. And no mount: it would
+# look for its files below --root-path, which a proxy may have taken off.
+@router.api_route("/page/{path:path}", methods=["GET", "HEAD"])
+async def file(path: str, request: Request) -> Response:
+    """What the page is made of."""
+    return await files.get_response(path, request.scope)

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from api.undecoded import content_type, refuse_encoded
 from ifedicl_serve.contract.artifact import MAX_TASK_FILE_BYTES, TASK_FILE, VECTORS_FILE
 from ifedicl_serve.contract.signing import SIGNATURE_BYTES, SIGNATURE_FILE
 
@@ -44,8 +45,11 @@ class Upload:
 
 async def read_upload(request: Request, max_vectors_bytes: int) -> Upload:
     """Read the files. Raises HTTPException 400, 413 or 415; a body too large is not read on."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise HTTPException(415, f"the body is no multipart/form-data; {EXPECTED}")
+    refuse_encoded(request.headers)
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise HTTPException(
+            415, f"the body has {content_type(request.headers)}, no multipart/form-data; {EXPECTED}"
+        )
     limits = {
         TASK_FILE: MAX_TASK_FILE_BYTES,
         VECTORS_FILE: max_vectors_bytes,

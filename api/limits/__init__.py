@@ -1,1 +1,1 @@
-"""How much a request and a process may cost: texts in flight, bytes of a body, seconds."""
+"""How much a request and a process may cost: engine requests at once, bytes of a body, seconds."""

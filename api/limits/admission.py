@@ -6,41 +6,50 @@ from contextlib import contextmanager
 from time import monotonic
 
 from api.observe import metrics
-from ifedicl_serve.errors import DrainingError, OverloadedError
+from ifedicl_serve.errors import DrainingError, IFedICLError, OverloadedError
 
 MAX_RETRY_AFTER_S = 60
+STOPPING = "this server is stopping; send the request to another one"
 
 
 class Admission:
-    """Counts the texts that are being classified. Used from the event loop alone."""
+    """Counts the engine requests of classifications: a text is one for each node of its task's
+    label trie. Used from the event loop alone."""
 
-    def __init__(self, max_texts: int) -> None:
-        self.max_texts = max_texts
-        self.texts = 0
+    def __init__(self, max_requests: int) -> None:
+        self.max_requests = max_requests
+        self.requests = 0
         self.draining = False
         self._last_latency = 0.0
 
     @contextmanager
-    def hold(self, texts: int) -> Iterator[None]:
-        """Count `texts` until the block ends. Raises DrainingError, or OverloadedError if they
-        are too many beside those in flight; a request that is alone always fits."""
+    def hold(self, requests: int) -> Iterator[None]:
+        """Count so many until the block ends. Raises DrainingError, also for what the engine drops
+        because it stops, or OverloadedError if they are too many beside those in flight; who is
+        alone always fits."""
         if self.draining:
-            raise DrainingError("this server is stopping; send the request to another one")
-        if self.texts and self.texts + texts > self.max_texts:
+            raise DrainingError(STOPPING)
+        if self.requests and self.requests + requests > self.max_requests:
             raise OverloadedError(
-                f"{self.texts} texts are being classified and {texts} more exceed this server's "
-                f"{self.max_texts}; send the request again later",
+                f"{self.requests} engine requests are in flight and the {requests} of these texts "
+                f"exceed this server's {self.max_requests}; send the request again later",
                 self._retry_after(),
             )
         started = monotonic()
-        self.texts += texts
-        metrics.IN_FLIGHT.set(self.texts)
+        self.requests += requests
+        metrics.IN_FLIGHT.set(self.requests)
         try:
             yield
             self._last_latency = monotonic() - started
+        except IFedICLError:
+            raise
+        except Exception as error:
+            if self.draining:  # --shutdown-timeout is over
+                raise DrainingError(STOPPING) from error
+            raise
         finally:
-            self.texts -= texts
-            metrics.IN_FLIGHT.set(self.texts)
+            self.requests -= requests
+            metrics.IN_FLIGHT.set(self.requests)
 
     def _retry_after(self) -> int:
         """Seconds that the last request took: what was in front of it is in front of a new one."""

@@ -9,7 +9,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from uuid import uuid4
 
+from starlette.routing import get_route_path
 from starlette.types import Scope
+
+from ifedicl_serve.plugin.request import TaskRequest
 
 
 @dataclass
@@ -19,6 +22,7 @@ class RequestContext:
     id: str = field(default_factory=lambda: uuid4().hex)
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] | None = None  # names or globs of tasks; None: every task
+    asked: TaskRequest | None = None  # of the engine, by a request that generates under a task
     task: str = ""  # the name of a task that exists
     texts: int = 0
     error: str = ""  # the kind of error it is answered with
@@ -42,5 +46,6 @@ def enter_request(context: RequestContext) -> None:
 
 
 def path_of(scope: Scope) -> str:
-    """The path below --root-path, percent-decoded."""
-    return scope["path"].removeprefix(scope.get("root_path", ""))
+    """The path below --root-path, percent-decoded, as it is routed: what a proxy did not take off
+    is taken off here."""
+    return get_route_path(scope)

@@ -28,7 +28,11 @@ PROMPT_TOKENS = Counter("ifedicl:prompt_tokens", "Prompt tokens of texts classif
 CACHED_TOKENS = Counter("ifedicl:cached_tokens", "Of those, from the prefix cache.", ["task"])
 LABELS = Counter("ifedicl:label", "Texts given this label.", ["task", "label"])
 TOP_SCORE = Summary("ifedicl:top_score", "Probability of the label given to a text.", ["task"])
-IN_FLIGHT = Gauge("ifedicl:texts_in_flight", "Texts being classified.", multiprocess_mode="livesum")
+IN_FLIGHT = Gauge(
+    "ifedicl:requests_in_flight",
+    "Engine requests of classifications.",
+    multiprocess_mode="livesum",
+)
 TASKS = Gauge("ifedicl:tasks", "Artifacts by status.", ["status"], multiprocess_mode="livemax")
 
 

@@ -174,7 +174,8 @@ function showFile(sheet, ...timed) {
 }
 
 function save(sheet) {
-  const url = URL.createObjectURL(new Blob([sheet.scored()], { type: "text/csv;charset=utf-8" }));
+  const marked = ["\uFEFF", sheet.scored()]; // by the mark spreadsheets know that it is UTF-8
+  const url = URL.createObjectURL(new Blob(marked, { type: "text/csv;charset=utf-8" }));
   const name = `${sheet.name.replace(/\.[^.]*$/, "")}-${picker.value}.csv`;
   el("a", { href: url, download: name }).click();
   URL.revokeObjectURL(url);

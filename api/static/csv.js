@@ -2,8 +2,22 @@
 
 const DELIMITERS = [",", ";", "\t"];
 
-/** The text of a file: UTF-8, or what Windows wrote before it. */
+/**
+ * The text of a file: as its byte order mark says, else UTF-8, or what Windows wrote before it. Throws an
+ * Error for what no text holds: another encoding, or no text at all.
+ */
 export function decode(bytes) {
+  const text = decoded(bytes);
+  if (text.includes("\0")) {
+    throw new Error("This file is no text, or in an encoding that it does not name. Save it as UTF-8.");
+  }
+  return text;
+}
+
+function decoded(bytes) {
+  const [first, second] = new Uint8Array(bytes);
+  if (first === 0xff && second === 0xfe) return new TextDecoder("utf-16le").decode(bytes);
+  if (first === 0xfe && second === 0xff) return new TextDecoder("utf-16be").decode(bytes);
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {

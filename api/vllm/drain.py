@@ -32,9 +32,9 @@ def drain_before_shutdown(engine_client: Any, admission: Admission) -> None:
             engine_died = engine_client.errored
         admission.draining = True
         deadline = time.monotonic() + (timeout or 0.0)
-        if admission.texts:
-            logger.info("Draining: %d texts are being classified", admission.texts)
-        while admission.texts and time.monotonic() < deadline and not engine_client.errored:
+        if admission.requests:
+            logger.info("Draining: %d engine requests are in flight", admission.requests)
+        while admission.requests and time.monotonic() < deadline and not engine_client.errored:
             time.sleep(POLL_S)
         remaining = None if timeout is None else max(0.0, deadline - time.monotonic())
         shutdown(timeout=remaining)

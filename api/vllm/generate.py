@@ -21,7 +21,7 @@ def serve_tasks_as_models(state: Any, registry: TaskRegistry) -> None:
     Upstream: a request's `model` is the base model or a LoRA adapter, else it is refused, and the
     answer names it (vllm/entrypoints/openai/completion, .../chat_completion).
     Why: a task is asked for by its name, and callers must not name it to the engine themselves: the
-    proxy finds the task, puts it among the engine's arguments, and lets vLLM go on.
+    proxy finds the task, tells `border` of it, and lets vLLM go on.
     Delete when vLLM lets a plugin resolve the name of a model.
     """
     for name in ("openai_serving_completion", "openai_serving_chat"):
@@ -63,11 +63,13 @@ class TaskServing:
         task = await find_task(visible_tasks(self.registry), name or "")
         context.task = task.name
         if request.use_beam_search:
-            raise InputError("beam search drops what names a task; leave use_beam_search out")
+            raise InputError(
+                "beam search asks for each token with a prompt of its own, in which a task's tail "
+                "would begin elsewhere; leave use_beam_search out"
+            )
         adapted = copy(self.serving)
         adapted.models = NamedModel(models, name)
-        asked = TaskRequest(task.digest, generation=task.generation, tail=task.tail)
-        request.vllm_xargs = (request.vllm_xargs or {}) | asked.extra_kwargs()
+        context.asked = TaskRequest(task.digest, generation=task.generation, tail=task.tail)
         try:
             return await getattr(adapted, method)(request, raw_request)
         except GenerationError as error:

@@ -62,11 +62,13 @@ def configure_server(
 ) -> None:
     """Set what makes vLLM's API processes ours in its parsed arguments."""
     args.api_key = api_keys
+    if args.root_path:
+        args.root_path = "/" + args.root_path.strip("/")  # else it is the beginning of no path
     args.middleware = [*args.middleware, *middleware]
     args.ifedicl = options
     if args.runner == "generate" and args.max_num_queued_reqs is None:
         # Of vLLM's own routes; ours are bounded by `api.limits.admission`.
-        args.max_num_queued_reqs = options.max_queued_texts
+        args.max_num_queued_reqs = options.max_queued_requests
 
 
 def refuse_other_front_ends(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

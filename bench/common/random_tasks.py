@@ -34,6 +34,7 @@ def random_task(
     fit: Fit = "coefficients",
     extent: Extent = "all",
     readout: ReadoutKind = "none",
+    prompt: PromptTemplate = PROMPT,
 ) -> Artifact:
     """Write a task with tensors strong enough to change predictions, of any rung.
 
@@ -44,7 +45,7 @@ def random_task(
     every = range(config.num_hidden_layers) if layers is None else layers
     spec = TaskSpec(
         name=folder.name,
-        prompt=PROMPT,
+        prompt=prompt,
         labels=tuple(Label(name=label, verbalization=label) for label in labels),
         layers=() if fit == "none" else tuple(every),
         sites=() if fit == "none" else SITES,

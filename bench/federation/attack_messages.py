@@ -230,8 +230,10 @@ def gradients(
     silent = Noise(0.0, torch.Generator(model.device))
     objective = Objective(model, targets, injection_of("channels", vector), values, mask, silent)
     found = torch.empty(len(examples), *values[mask].shape)
-    for positions in by_length([len(example.text) for example in examples]):
-        found[positions] = example_gradients(objective, positions, values[mask])[1].cpu()
+    everyone = range(len(examples))
+    own = example_gradients(objective, everyone, values[mask])
+    for piece, (_, gradients) in zip(objective.pieces(everyone), own, strict=True):
+        found[piece] = gradients.cpu()
     return found
 
 

@@ -18,14 +18,13 @@ from calibration.data.rows import Rows
 from calibration.ladder import LADDER, Rung
 from calibration.model.hooked import HookedModel
 from calibration.model.score import Features
-from calibration.readout.metered import Metered
+from calibration.readout.metered import Payload
 from calibration.result.record import FLOAT32_BYTES, numbers
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
 from calibration.settings import SITE_FITS, Settings
 from calibration.stages.evaluate import Evaluation, read_out
 from calibration.stages.read import features_of
-from calibration.state import State
 from ifedicl_serve.contract.injection import SITES, TensorName
 from ifedicl_serve.contract.readout import Readout, log_softmax
 from ifedicl_serve.contract.spec import Fit
@@ -52,11 +51,9 @@ def measure(
     measured = ours(model, data, evaluation, parts, settings, bare)
     measured["methods"] |= rivals(evaluation, parts, bare, settings.seed, shots)
     for rank, rates in lora_rates.items():
-        found = tuned_lora(source, data, parts, settings, rank, rates)
-        for name in ("plain", "with_bias"):
-            scores = found.pop(name)
-            key = f"lora_{rank}" + ("+bias" if name == "with_bias" else "")
-            measured["methods"][key] = scored(evaluation, scores) | found
+        scores, spent = tuned_lora(source, data, parts, settings, rank, rates)
+        for name, log_probs in scores.items():
+            measured["methods"][f"lora_{rank}{name}"] = scored(evaluation, log_probs) | spent
     return measured
 
 
@@ -73,10 +70,10 @@ def ours(
 
     def run(settings: Settings) -> tuple[Calibrated, Spent]:
         progress = Progress(time.process_time)
-        clients = MeteredClients(model, data.task, parts, settings, progress)
+        clients = LocalClients(model, data.task, parts, settings, progress)
         done = calibrate(clients, settings, Watch())
         progress.done()
-        return done, Spent(len(parts), progress.seconds, clients.meters, settings)
+        return done, Spent(len(parts), progress.seconds, done.sums, settings)
 
     done, spent = run(replace(settings, least_held_out=1))
     few = sum(len(rows.held_out) for rows in parts) < settings.least_held_out
@@ -102,46 +99,39 @@ def ours(
     return {"methods": methods, "trials": trials}
 
 
-class MeteredClients(LocalClients):
-    """Clients in this process, and what fitting readouts under each fit would cost on a wire."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.meters: dict[Fit, Metered] = {}
-
-    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> Any:
-        self.meters[fit] = Metered().of(super().readers(state, fit, rungs))
-        return self.meters[fit]
-
-
 class Spent(NamedTuple):
-    """What a client (their mean) spends: seconds of a core by stage, bytes of readouts by fit."""
+    """What a client (their mean) spends: seconds of a core by stage, and bytes of readouts."""
 
     clients: int
     stages: Mapping[str, float]
-    meters: Mapping[Fit, Metered]
+    sums: Payload
     settings: Settings
 
     def on(self, rung: Rung, shape: tuple[int, int, int]) -> dict[str, float]:
-        """On one rung alone; bytes are both ways."""
+        """On one rung alone; bytes are both ways. Of the seconds in which the readouts of all fits
+        are fitted, a fit is counted an equal part."""
         needed = {"read" if rung.fit == "none" else f"read {rung.fit}"}
         payload = 0
         if rung.fit != "none":
             needed = {"extract", f"fit {rung.fit}", *(needed if rung.readout != "none" else ())}
             payload += self._at_sites({rung.fit}, shape)
+        seconds = self._seconds(needed)
         if rung.readout != "none":
             payload += self._read_out({rung.fit})
-        return self._spent(needed, payload)
+            seconds += self._seconds({"compare"}) / len(self.sums.up)
+        return self._spent(seconds, payload)
 
     def in_all(self, shape: tuple[int, int, int]) -> dict[str, float]:
         """On the whole ladder, for the choice."""
         fitted = {fit for fit in SITE_FITS if f"fit {fit}" in self.stages}
-        payload = self._at_sites(fitted, shape) + self._read_out(self.meters)
-        return self._spent(self.stages, payload)
+        payload = self._at_sites(fitted, shape) + self._read_out(self.sums.up)
+        return self._spent(self._seconds(self.stages), payload)
 
-    def _spent(self, stages: Iterable[str], payload: int) -> dict[str, float]:
-        seconds = sum(self.stages.get(stage, 0.0) for stage in stages) / self.clients
-        return {"seconds": round(seconds, 2), "bytes": payload}
+    def _seconds(self, stages: Iterable[str]) -> float:
+        return sum(self.stages.get(stage, 0.0) for stage in stages)
+
+    def _spent(self, seconds: float, payload: int) -> dict[str, float]:
+        return {"seconds": round(seconds / self.clients, 2), "bytes": payload}
 
     def _at_sites(self, fits: Collection[Fit], shape: tuple[int, int, int]) -> int:
         layers, sites, hidden = shape
@@ -150,7 +140,7 @@ class Spent(NamedTuple):
         return 2 * FLOAT32_BYTES * layers * sites * (rounds + hidden) if fits else 0
 
     def _read_out(self, fits: Iterable[Fit]) -> int:
-        return sum(self.meters[fit].up + self.meters[fit].down for fit in fits)
+        return sum(self.sums.up[fit] + self.sums.down[fit] for fit in fits)
 
 
 def rivals(

@@ -13,6 +13,7 @@ from bench.common.store import Store
 from bench.ladder.lora import RATES
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
+from calibration.settings import Machine
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ Rates = Mapping[int, Sequence[float]]  # LoRA's learning rates to try, by rank
 @cache
 def base_model(source: str) -> HookedModel:
     """Once in a process."""
-    return open_model(source, "fp32", "cpu")
+    return open_model(source, Machine("fp32", "cpu"))
 
 
 def rates(results: Mapping[str, Any], ranks: Sequence[int], cell: Cell) -> Rates:
@@ -61,6 +62,10 @@ def fill(
             asked = {
                 pool.submit(run, cell, rates(store.results, ranks, cell)): cell for cell in some
             }
-            for done in as_completed(asked):
-                store.add(asked[done].key, done.result())
-                print(f"{len(store.results)} of {len(cells)}: {asked[done].key}", flush=True)
+            try:
+                for done in as_completed(asked):
+                    store.add(asked[done].key, done.result())
+                    print(f"{len(store.results)} of {len(cells)}: {asked[done].key}", flush=True)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else it runs all others before it is told
+                raise

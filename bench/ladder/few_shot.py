@@ -20,7 +20,7 @@ from calibration.model.batches import by_length
 from calibration.model.hooked import HookedModel, last_tokens
 from calibration.model.score import FloatArray
 from calibration.stages.evaluate import Evaluation
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 
 TOKENS = 1024  # padded, a pass: each sees all demonstrations
 

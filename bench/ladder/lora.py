@@ -18,12 +18,13 @@ from bench.common.data_sets import DataSet
 from bench.federation.lora import Lora, add_adapters, load, run_round
 from calibration.data.examples import Example
 from calibration.data.rows import Rows
+from calibration.ladder import Rung
 from calibration.model.load import open_model
-from calibration.model.score import Features
-from calibration.readout.fit import fit_readout, readout_tensors
+from calibration.model.score import Features, FloatArray
+from calibration.readout.fit import fit_readouts, readout_tensors
 from calibration.readout.folds import folds_of
 from calibration.readout.reader import Reader, Readers
-from calibration.settings import Settings
+from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation, read_out
 from calibration.stages.read import features_of
 from ifedicl_serve.contract.readout import Readout
@@ -39,16 +40,18 @@ def tuned_lora(
     settings: Settings,
     rank: int,
     rates: Sequence[float],
-) -> dict[str, Any]:
-    """Test scores [rows, labels] without and with the readout, and what a client spends at one
-    learning rate: seconds of a core, and bytes both ways."""
+) -> tuple[dict[str, FloatArray], dict[str, float]]:
+    """Test scores [rows, labels] without and with the readout, by what it adds to a name; and what
+    a client spends at one learning rate: seconds of a core, and bytes both ways."""
     held_out = [example for rows in parts for example in rows.held_out]
     labels = np.array(data.task.indices(held_out))
     best: tuple[float, dict[str, Any]] | None = None
     started = time.process_time()
     for rate in rates:
         lora, rated = Lora(rate, rank), replace(settings, learning_rate=rate)
-        model, parameters = add_adapters(open_model(source, "fp32", "cpu"), lora, settings.seed)
+        model, parameters = add_adapters(
+            open_model(source, Machine("fp32", "cpu")), lora, settings.seed
+        )
         for number in range(settings.rounds):
             run_round(model, parameters, data.task, [rows.train for rows in parts], rated, number)
             held = features_of(model, data.task, held_out, None, settings)
@@ -64,22 +67,22 @@ def tuned_lora(
     test = evaluation.features(evaluation.texts)
     readout = readout_of(chosen["held"], held_out, data)
     size = sum(value.numel() for value in chosen["kept"].values())
-    return {
-        "plain": test.log_probs,
-        "with_bias": read_out(test, readout),
+    spent = {
         "rate": chosen["rate"],
         "round": chosen["round"],
         "numbers": size,
         "seconds": round(seconds, 2),
         "bytes": 2 * 4 * size * settings.rounds,
     }
+    return {"": test.log_probs, "+bias": read_out(test, readout)}, spent
 
 
 def readout_of(held: Features, held_out: Sequence[Example], data: DataSet) -> Readout | None:
     """Sharpness and bias from held-out rows, whosever they are."""
     labels = np.array(data.task.indices(held_out))
-    readers = Readers([Reader(held, labels, folds_of(held_out))])
-    told = readers.statistics()
+    readers = Readers({"none": [Reader(held, labels, folds_of(held_out))]})
+    told = readers.statistics(["none"])
     readers.learn(told)
-    stack = fit_readout(readers, len(data.task.labels), "bias")
-    return Readout.of(readout_tensors(told, stack, "bias"))
+    rung = Rung("none", "bias")
+    stack = fit_readouts(readers, [rung], len(data.task.labels))[rung]
+    return Readout.of(readout_tensors(told["none"], stack, rung.readout))

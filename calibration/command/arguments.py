@@ -1,20 +1,18 @@
 """Options that several commands share: their help, once, and in groups (`option_groups`).
 
-Defaults come from `Settings`.
+Defaults come from `Settings` and `Machine`.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from calibration.settings import Settings
+from calibration.settings import Machine, Settings
 
 Model = Annotated[str, typer.Option("--model", help="Checkpoint folder or hub name.")]
 Task = Annotated[Path, typer.Option("--task", help="Folder of the calibrated task.")]
-Dtype = Annotated[str, typer.Option(help="fp32 or bf16.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda or auto (cuda if there).")]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
 Truncate = Annotated[
@@ -30,6 +28,8 @@ StartFrom = Annotated[
     ),
 ]
 
+TEMPLATE, SEPARATOR = r"Text: {text}\nLabel:", r"\n\n"
+
 Out = Annotated[Path, typer.Option(help="Folder to write the task to.")]
 
 
@@ -38,10 +38,24 @@ class PromptOptions:
     """What a task is called, and how its prompts are written."""
 
     name: Annotated[str | None, typer.Option(help="Task name (default: that of --out).")] = None
-    template: Annotated[str, typer.Option(help=r"Prompt with {text}; \n is a newline.")] = (
-        r"Text: {text}\nLabel:"
-    )
-    separator: Annotated[str, typer.Option(help="Ends a demonstration.")] = r"\n\n"
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help=r"Prompt with {text}; \n is a newline. A label follows after a space, or directly "
+            rf"behind white space (default: {TEMPLATE})."
+        ),
+    ] = None
+    separator: Annotated[
+        str | None, typer.Option(help=rf"Ends a demonstration (default: {SEPARATOR}).")
+    ] = None
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Prompts in the model's chat template, instead."),
+    ] = False
+    system: Annotated[str | None, typer.Option(help="With --chat: the system message.")] = None
+    user: Annotated[
+        str | None, typer.Option(help="With --chat: the user's message (default: {text}).")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,33 @@ class Columns:
     @property
     def names(self) -> tuple[str, str]:
         return self.text_column, self.label_column
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """How the model is run here."""
+
+    dtype: Annotated[
+        str, typer.Option(help="fp32, bf16 or auto (the checkpoint's on a GPU, fp32 on a CPU).")
+    ] = Machine.dtype
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto (cuda if there).")] = Machine.device
+    device_map: Annotated[
+        str, typer.Option(help="none, or auto: spread over all GPUs by accelerate.")
+    ] = Machine.device_map
+    max_batch_tokens: Annotated[
+        int, typer.Option(help="Padded tokens of a pass; larger batches are run in pieces.")
+    ] = Machine.max_batch_tokens
+    checkpointing: Annotated[
+        str,
+        typer.Option(
+            help="on: layers run again in the backward pass, in less memory; off; or auto: where "
+            "it would not fit else."
+        ),
+    ] = Machine.checkpointing
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(**asdict(self))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from calibration.command.arguments import (
     Task,
 )
 from calibration.command.tables import artifact_table
+from calibration.settings import Machine
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import DataError
 
@@ -123,5 +124,5 @@ def _export(
     if not fused:
         raise DataError("nothing to do without --fused, the only kind of export; add it")
     artifact = load_artifact(task, ModelIdentity.of(model))
-    export_fused(open_model(model, dtype, "cpu"), model, artifact, out)
+    export_fused(open_model(model, Machine(dtype, "cpu")), model, artifact, out)
     Console().print(f"wrote {out}: {model} with task {artifact.spec.name} folded in")

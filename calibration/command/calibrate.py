@@ -12,9 +12,8 @@ from rich.console import Console
 
 from calibration.command.arguments import (
     Columns,
-    Device,
-    Dtype,
     FitOptions,
+    MachineOptions,
     Model,
     Out,
     PrivacyOptions,
@@ -70,8 +69,7 @@ def _calibrate(
     truncate: Truncate = False,
     start_from: StartFrom = None,
     privacy: PrivacyOptions,
-    dtype: Dtype = "fp32",
-    device: Device = "auto",
+    machine: MachineOptions,
     seed: Seed = 0,
     report: Annotated[
         Path | None, typer.Option(help="Folder for the report (default: OUT/report).")
@@ -86,6 +84,7 @@ def _calibrate(
     from calibration.data.examples import split_held_out
     from calibration.data.rows import Rows
     from calibration.model.load import open_model
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
@@ -97,8 +96,9 @@ def _calibrate(
         fraction = 0.0  # nothing is to be chosen, so no rows are needed to choose by
     files = prepare.read_files(data, columns)
     tests = prepare.read_files([held_out_data] if held_out_data else [], columns)
-    task = prepare.define_task(prompt, out, prepare.task_labels(labels, files + tests))
-    hooked = open_model(model, dtype, device)
+    named = prepare.task_labels(labels, files + tests)
+    task = prepare.define_task(prompt, out, named, load_tokenizer(model))
+    hooked = open_model(model, machine.machine, typer.echo)
     owned = [file.fitting(hooked, task, truncate) for file in files]
     test = [row for file in tests for row in file.fitting(hooked, task, truncate)]
     clients = [Rows(*split_held_out(rows, fraction, seed)) for rows in owned]

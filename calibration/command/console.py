@@ -38,6 +38,10 @@ class ConsoleProgress(Progress):
         super().reading(fit)
         self._say("reading rows" if fit == "none" else f"reading rows under {fit}")
 
+    def comparing(self) -> None:
+        super().comparing()
+        self._say("comparing rungs")
+
     def round_done(
         self, fit: SiteFit, rounds_done: int, losses: Mapping[int, Sequence[float]]
     ) -> None:

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from calibration.command.arguments import (
     Columns,
-    Device,
-    Dtype,
+    MachineOptions,
     Model,
     Seed,
     Task,
@@ -41,8 +40,7 @@ def _evaluate(
     shots: Annotated[int, typer.Option(min=1, help="Demonstrations in a few-shot prompt.")] = 8,
     columns: Columns,
     truncate: Truncate = False,
-    dtype: Dtype = "fp32",
-    device: Device = "auto",
+    machine: MachineOptions,
     seed: Seed = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the numbers here.")
@@ -62,7 +60,7 @@ def _evaluate(
     files = read_files([data, train] if train else [data], columns)
     for file in files:
         check_labels(file.rows, definition.names, str(file.path))
-    hooked = open_model(model, dtype, device)
+    hooked = open_model(model, machine.machine)
     examples, *demonstrations = [file.fitting(hooked, definition, truncate) for file in files]
     metrics = compare(hooked, artifact, examples, sum(demonstrations, []), shots, seed)
     Console().print(metrics_table(f"{artifact.spec.name}: {len(examples)} rows", metrics))

@@ -9,14 +9,14 @@ import typer
 
 from calibration.command.arguments import (
     Columns,
-    Device,
-    Dtype,
     FitOptions,
+    MachineOptions,
     Model,
     Out,
     PrivacyOptions,
     PromptOptions,
     Seed,
+    StartFrom,
     Truncate,
 )
 from ifedicl_serve.command import run_command
@@ -67,6 +67,7 @@ def _federate(
     wire: Annotated[
         str, typer.Option(help="Context vector and channels as fp32, fp16 or int8.")
     ] = "fp32",
+    start_from: StartFrom = None,
     privacy: PrivacyOptions,
     held_out: Annotated[
         float,
@@ -76,6 +77,7 @@ def _federate(
     ] = 0.2,
     columns: Columns,
     truncate: Truncate = False,
+    machine: MachineOptions,
     seed: Seed = 0,
 ) -> None:
     """Coordinate a calibration whose clients keep their data, over Flower."""
@@ -87,19 +89,20 @@ def _federate(
     from calibration.federation.simulate import data_digests, owners_of
     from calibration.federation.simulate import simulate as run_here
     from calibration.stages.robust import refuse_few_voters
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
     named = parse_labels(labels, [])
     if (superlink is None) == (simulate is None):
         raise FederationError("give either --superlink or --simulate")
-    owners = owners_of(simulate or [], model, *columns.names, held_out, truncate)
+    owners = owners_of(simulate or [], model, *columns.names, held_out, truncate, machine.machine)
     expected = clients or len(owners)
     terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
     refuse_few_voters(fit.aggregation, terms.quorum)
     invitation = prepare_invitation(
         model,
-        define_task(prompt, out, named),
+        define_task(prompt, out, named, load_tokenizer(model)),
         wire,
         lambda num_layers: settings_of(fit, privacy, num_layers, seed),
     )
@@ -109,8 +112,10 @@ def _federate(
         out=out.resolve(),
         state=(out.parent / f".{out.name}.state").resolve(),
         report=(out / "report").resolve(),
+        start_from=start_from.resolve() if start_from else None,
         data=data_digests(owners, invitation),
     )
+    job.shelf()  # a folder without a task to start from is an error now
     if superlink is None:
         run_here(job, owners)
     else:
@@ -148,8 +153,7 @@ def _client(
     ] = None,
     columns: Columns,
     truncate: Truncate = False,
-    dtype: Dtype = "fp32",
-    device: Device = "auto",
+    machine: MachineOptions,
 ) -> None:
     """Take part in a federation; vectors, sums and counts leave, never text.
 
@@ -164,12 +168,11 @@ def _client(
         data.resolve(),
         *columns.names,
         held_out,
-        dtype,
-        device,
-        max_epsilon,
-        max_delta,
-        (answers or data.parent / f".{data.name}.answers").resolve(),
-        truncate,
+        max_epsilon=max_epsilon,
+        max_delta=max_delta,
+        answers=(answers or data.parent / f".{data.name}.answers").resolve(),
+        truncate=truncate,
+        machine=machine.machine,
     )
     owner.rows()  # a mistyped file is an error now, not a refusal when the coordinator comes
     run_supernode(owner, superlink, root_certificates, private_key, insecure)

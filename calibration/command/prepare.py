@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import typer
 from pydantic import ValidationError
 
-from calibration.command.arguments import Columns, FitOptions, PrivacyOptions, PromptOptions
+from calibration.chat import chat_prompt
+from calibration.command.arguments import (
+    SEPARATOR,
+    TEMPLATE,
+    Columns,
+    FitOptions,
+    PrivacyOptions,
+    PromptOptions,
+)
 from calibration.command.parse import parse_labels, parse_layers, parse_sites, unescape
 from calibration.data.examples import (
     Example,
@@ -25,23 +34,48 @@ from calibration.stages.start import EMPTY, Shelf
 from calibration.task import TaskDefinition, first_problem
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES
-from ifedicl_serve.contract.prompt import PromptTemplate
+from ifedicl_serve.contract.prompt import PLACEHOLDER, PromptTemplate
 from ifedicl_serve.contract.spec import Label
+from ifedicl_serve.errors import PromptError
 
 
 def define_task(
-    prompt: PromptOptions, out: Path, labels: Sequence[tuple[str, str]]
+    prompt: PromptOptions, out: Path, labels: Sequence[tuple[str, str]], tokenizer: Any
 ) -> TaskDefinition:
-    """What was typed, as a task. Raises PromptError."""
-    template, separator = unescape(prompt.template), unescape(prompt.separator)
+    """What was typed, as a task for a model with this tokenizer. Raises PromptError."""
     try:
         return TaskDefinition(
             prompt.name or out.name,
-            PromptTemplate.of(template, separator),
+            _chat(prompt, tokenizer) if prompt.chat else _plain(prompt, tokenizer),
             tuple(Label(name=label, verbalization=words) for label, words in labels),
         )
     except ValidationError as error:
         raise first_problem(error) from error
+
+
+def _chat(prompt: PromptOptions, tokenizer: Any) -> PromptTemplate:
+    if prompt.template is not None or prompt.separator is not None:
+        raise PromptError(
+            "--chat takes both from the model's chat template; leave --template and --separator "
+            "out, and write what the user says with --user"
+        )
+    user = PLACEHOLDER if prompt.user is None else unescape(prompt.user)
+    system = None if prompt.system is None else unescape(prompt.system)
+    return chat_prompt(tokenizer, user, system)
+
+
+def _plain(prompt: PromptOptions, tokenizer: Any) -> PromptTemplate:
+    if prompt.user is not None or prompt.system is not None:
+        raise PromptError("--system and --user are messages of a chat; add --chat")
+    if prompt.template is None and tokenizer.chat_template:
+        typer.echo(
+            f"prompts are plain ({TEMPLATE}), and this model has a chat template; --chat writes "
+            "them in it",
+            err=True,
+        )
+    template = TEMPLATE if prompt.template is None else prompt.template
+    separator = SEPARATOR if prompt.separator is None else prompt.separator
+    return PromptTemplate.of(unescape(template), unescape(separator))
 
 
 class DataFile(NamedTuple):

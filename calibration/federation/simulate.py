@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -11,6 +13,8 @@ from calibration.federation.client.app import client_app
 from calibration.federation.client.participant import Owner
 from calibration.federation.coordinator.app import FederationJob
 from calibration.federation.wire.invitation import Invitation
+from calibration.model.load import HERE, NARROW
+from calibration.settings import Machine
 from calibration.state import fingerprint
 from ifedicl_serve.errors import DataError
 from ifedicl_serve.files.table_formats import FORMATS
@@ -23,11 +27,21 @@ def owners_of(
     label_column: str,
     held_out: float,
     truncate: bool,
+    machine: Machine = HERE,
 ) -> list[Owner]:
     """One simulated owner per file, or per data file of a folder, in the order of their names."""
     files = [one for path in paths for one in (_in_order(path) if path.is_dir() else [path])]
     return [
-        Owner(client, model, file.resolve(), text_column, label_column, held_out, truncate=truncate)
+        Owner(
+            client,
+            model,
+            file.resolve(),
+            text_column,
+            label_column,
+            held_out,
+            truncate=truncate,
+            machine=machine,
+        )
         for client, file in enumerate(files)
     ]
 
@@ -62,11 +76,20 @@ def simulate(job: FederationJob, owners: Sequence[Owner]) -> None:
         server,
         client_app(owner_of),
         num_supernodes=len(owners),
-        backend_config={
-            "init_args": {"num_cpus": os.cpu_count() or 1, "include_dashboard": False},
-            "client_resources": {"num_cpus": 1},
-        },
+        backend_config=backend(job.invitation.hidden_size),
     )
+
+
+def backend(hidden_size: int) -> dict[str, Any]:
+    """What Ray has, and what of it a client takes. Ray loads a model for each client that runs at
+    once: of a narrow one, which computes in one thread (`open_model`), one a core; of any other
+    one in all."""
+    cpus, gpus = os.cpu_count() or 1, torch.cuda.device_count()
+    client: dict[str, float] = {"num_cpus": cpus, "num_gpus": gpus}
+    if hidden_size <= NARROW:
+        client = {"num_cpus": 1, "num_gpus": min(1.0, gpus / cpus)}
+    ray = {"num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
+    return {"init_args": ray, "client_resources": client}
 
 
 def _in_order(folder: Path) -> list[Path]:

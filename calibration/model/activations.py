@@ -10,7 +10,7 @@ from calibration.model.batches import by_length
 from calibration.model.hooked import HookedModel, recorded
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import SITES
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 
 
 def rendered(
@@ -31,7 +31,7 @@ def mean_activation(
     `change` is applied to the outputs [batch, layers, 2, hidden] before they are averaged.
     """
     total = torch.zeros(model.num_layers, len(SITES), model.hidden_size, device=model.device)
-    for positions in by_length([len(ids) for ids in sequences]):
+    for positions in by_length([len(ids) for ids in sequences], model.max_batch_tokens):
         batch = [sequences[position] for position in positions]
         with recorded(model, batch) as outputs:
             model.hidden(batch)

@@ -6,13 +6,15 @@ the padding behind it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from calibration.model.out_of_memory import within_memory
+from calibration.settings import MAX_BATCH_TOKENS
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.injection import SITES, Injection, Site, inject
 from ifedicl_serve.contract.spec import Extent
@@ -25,31 +27,50 @@ Edit = Callable[[Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise of `scale` times each token's norm, from a generator on its device."""
+    """Gaussian noise of `scale` times each token's norm, drawn site after site as a pass reaches
+    them.
+
+    Equal generators give equal noise to equal passes, wherever layers lie and whether they are
+    checkpointed or not. A batch that is run in pieces draws other noise of the same size than it
+    would at once, so then gradients are equal but for what is drawn.
+    """
 
     scale: float
     generator: torch.Generator
 
     def __call__(self, h: Tensor) -> Tensor:
-        noise = torch.randn(h.shape, generator=self.generator, device=h.device, dtype=torch.float32)
+        device = self.generator.device
+        noise = torch.randn(h.shape, generator=self.generator, device=device).to(h.device)
         norm = h.detach().float().norm(dim=-1, keepdim=True)
         return (h.float() + self.scale * norm * noise).to(h.dtype)
 
 
 class HookedModel:
-    """A frozen causal language model and its tokenizer, with its decoder layers found."""
+    """A frozen causal language model and its tokenizer, with its decoder layers found.
 
-    def __init__(self, network: Any, tokenizer: Any) -> None:
+    Its layers may lie on several devices. Passes have at most `max_batch_tokens` padded tokens, or
+    one sequence; those with a backward pass checkpoint their layers if `checkpointing`.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        checkpointing: bool = False,
+    ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.layers = decoder_layers(network)
         self.hidden_size: int = network.config.hidden_size
         self.max_tokens = longest_prompt(network.config)
+        self.max_batch_tokens, self.checkpointing = max_batch_tokens, checkpointing
         # [batch, longest, 1]: which tokens of the forward pass that is running are in the tail
         self.in_tail = torch.empty(0, dtype=torch.bool)
 
     @property
     def device(self) -> torch.device:
+        """That of the embedding, where passes begin."""
         return self.network.device
 
     @property
@@ -73,16 +94,25 @@ class HookedModel:
         ids = torch.tensor(padded, device=self.device)
         tails = torch.tensor(starts or [longest] * len(sequences), device=self.device)
         self.in_tail = (torch.arange(longest, device=self.device) >= tails[:, None])[..., None]
-        return self.network.model(input_ids=ids, use_cache=False).last_hidden_state
+        with self.within_memory(sequences):
+            return self.network.model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def within_memory(self, sequences: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """Around a pass over sequences: raises ModelError for a GPU's lack of memory."""
+        longest = max(map(len, sequences))
+        return within_memory(len(sequences), longest, self.max_batch_tokens, self.checkpointing)
 
     def logits(self, hidden: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
-        """Float32 logits [..., tokens] of the given vocabulary rows, or of all of them."""
+        """Float32 logits [..., tokens] of the given vocabulary rows, or of all of them, on the
+        device of `hidden`."""
         head = self.network.lm_head
+        device, hidden = hidden.device, hidden.to(head.weight.device)
         if tokens is None:
-            return self._scaled(head(hidden).float())
+            return self._scaled(head(hidden).float()).to(device)
         rows = list(tokens)
         bias = None if head.bias is None else head.bias[rows].float()
-        return self._scaled(nn.functional.linear(hidden.float(), head.weight[rows].float(), bias))
+        logits = nn.functional.linear(hidden.float(), head.weight[rows].float(), bias)
+        return self._scaled(logits).to(device)
 
     def _scaled(self, logits: Tensor) -> Tensor:
         """What some networks do behind lm_head: Gemma caps, Granite divides, Cohere multiplies."""
@@ -154,9 +184,11 @@ def injected(
         def edit(h: Tensor) -> Tensor:
             # [1, width] or [batch, 1, width], against h [batch, tokens, hidden]
             at = (..., layer, site, None, slice(None))
-            adapted = inject(h, scale[at], shift[at])
+            adapted = inject(h, scale[at].to(h.device), shift[at].to(h.device))
             adapted = noise(adapted) if noise else adapted
-            return adapted if extent == "all" else torch.where(model.in_tail, adapted, h)
+            if extent == "all":
+                return adapted
+            return torch.where(model.in_tail.to(h.device), adapted, h)
 
         return edit
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from calibration.data.examples import Example
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import DataError
 
 

@@ -17,7 +17,7 @@ from calibration.model.hooked import HookedModel
 from calibration.settings import Loss
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 
 
 class Decision(NamedTuple):
@@ -81,9 +81,9 @@ def label_loss(model: HookedModel, targets: Sequence[Target]) -> Tensor:
     for row, target in enumerate(targets):
         for position, choices, token in target.decisions:
             groups[choices].append((row, position, token))
-    total = torch.zeros((), device=model.device)
+    total = torch.zeros((), device=hidden.device)
     for choices, decisions in groups.items():
-        rows, positions, tokens = torch.tensor(decisions, device=model.device).T
+        rows, positions, tokens = torch.tensor(decisions, device=hidden.device).T
         logits = model.logits(hidden[rows, positions], choices)
         total = total + torch.nn.functional.cross_entropy(logits, tokens, reduction="sum")
     return total / len(targets)

@@ -14,7 +14,7 @@ import torch
 from calibration.model.batches import by_length
 from calibration.model.hooked import HookedModel, last_tokens
 from ifedicl_serve.contract.labels import LabelTrie
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ class Features(NamedTuple):
 
 @torch.inference_mode()
 def label_features(
-    model: HookedModel, prompts: Sequence[str], trie: LabelTrie, tail: int = 0
+    model: HookedModel, prompts: Sequence[Prompt], trie: LabelTrie, tail: int = 0
 ) -> Features:
     """What the model says of every prompt; its last `tail` tokens are the prompt's tail."""
     queries = [token_ids(model.tokenizer, prompt) for prompt in prompts]
@@ -43,7 +43,7 @@ def label_features(
 
 
 def label_log_probs(
-    model: HookedModel, prompts: Sequence[str], trie: LabelTrie, tail: int = 0
+    model: HookedModel, prompts: Sequence[Prompt], trie: LabelTrie, tail: int = 0
 ) -> FloatArray:
     """Log-probabilities [prompts, labels]; each row's exponentials sum to 1."""
     return label_features(model, prompts, trie, tail).log_probs
@@ -59,7 +59,7 @@ def _scored(
     [sequences, hidden] it is made of."""
     scores = np.empty((len(sequences), len(tokens)), dtype=np.float32)
     hidden = np.empty((len(sequences), model.hidden_size), dtype=np.float32)
-    for positions in by_length([len(ids) for ids in sequences]):
+    for positions in by_length([len(ids) for ids in sequences], model.max_batch_tokens):
         batch = [sequences[position] for position in positions]
         last = last_tokens(model.hidden(batch, [starts[position] for position in positions]), batch)
         scores[positions] = model.logits(last, tokens).log_softmax(dim=-1).cpu().numpy()

@@ -11,6 +11,7 @@ import random
 import secrets
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from calibration.data.examples import Example
@@ -87,9 +88,11 @@ class PrivateGradients:
 
     def __call__(self, adapted: Tensor) -> tuple[float, Tensor]:
         positions = poisson_sample(self.count, self.rate, self.randomness)
-        loss, rows = example_gradients(self.objective, positions, adapted.detach())
-        # Zeroing out an example moves the sum by at most the clipping norm.
-        total = clip(rows, self.norm).sum(dim=0)
+        loss, total = 0.0, torch.zeros_like(adapted)
+        for summed, rows in example_gradients(self.objective, positions, adapted.detach()):
+            loss += summed / len(positions)
+            # Zeroing out an example moves the sum by at most the clipping norm.
+            total += clip(rows, self.norm).sum(dim=0)
         noisy = noised(total, self.multiplier * self.norm, self.randomness)
         return loss, noisy / (self.rate * self.count)
 

@@ -1,30 +1,43 @@
-"""A readout from what clients tell: statistics once, then a few small rounds.
+"""Readouts from what clients tell: statistics once, then a few small rounds for all of them.
 
 The same from any partition of the same rows, as everything told is a sum over rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from calibration.ladder import Rung
 from calibration.readout.directions import STRENGTHS, Directions, directions
 from calibration.readout.folds import FOLDS
 from calibration.readout.reader import mean_removed
-from calibration.readout.stack import BALANCE, BIAS, SHARPNESS, TEMPERATURE, Sums, fit_stacks
+from calibration.readout.stack import (
+    BALANCE,
+    BIAS,
+    SHARPNESS,
+    TEMPERATURE,
+    FewerRows,
+    Minimum,
+    Problem,
+    Sums,
+    fit_stacks,
+    starts,
+)
 from calibration.readout.statistics import Doubles, Statistics, total
 from ifedicl_serve.contract.injection import TensorName
-from ifedicl_serve.contract.spec import ReadoutKind
+from ifedicl_serve.contract.spec import Fit, ReadoutKind
 
 
 class Told(Sums, Protocol):
-    """Those who hold the rows: what they add up, and what they are told of all the others'."""
+    """Those who hold the rows: what they add up, and what they are told of all the others'. By
+    fit, and under each by fold."""
 
-    def statistics(self) -> list[Statistics]: ...
+    def statistics(self, fits: Sequence[Fit]) -> dict[Fit, list[Statistics]]: ...
 
-    def learn(self, told: Sequence[Statistics]) -> None: ...
+    def learn(self, told: Mapping[Fit, Sequence[Statistics]]) -> None: ...
 
 
 class Stack(NamedTuple):
@@ -35,20 +48,48 @@ class Stack(NamedTuple):
     folds: list[Doubles]
 
 
-def fit_readout(sums: Sums, labels: int, kind: ReadoutKind) -> Stack:
-    """Of kind `bias` or `head`, to rows whose owners have learnt the statistics.
+def fit_readouts(sums: Sums, rungs: Sequence[Rung], labels: int) -> dict[Rung, Stack]:
+    """Of rungs that have one, to rows whose owners have learnt the statistics.
 
-    Label rows that would have to be turned round are left out.
+    Where somebody goes with their rows it begins anew, over those of the others.
     """
-    rows = kind == "head"
-    strengths = range(len(STRENGTHS)) if rows else range(1)
-    found = fit_stacks(sums, [(strength, None) for strength in strengths], labels, rows)
-    strength = int(np.argmin([loss for _, loss in found]))
-    whole, _ = found[strength]
-    if rows and whole[TEMPERATURE] <= 0:
-        return fit_readout(sums, labels, "bias")
-    folds = fit_stacks(sums, [(strength, fold) for fold in range(FOLDS)], labels, rows)
-    return Stack(strength, whole, [theta for theta, _ in folds])
+    while True:
+        try:
+            return _fitted(sums, rungs, labels)
+        except FewerRows:
+            continue
+
+
+def _fitted(sums: Sums, rungs: Sequence[Rung], labels: int) -> dict[Rung, Stack]:
+    problems = list(dict.fromkeys(problem for rung in rungs for problem in _candidates(rung)))
+    found = fit_stacks(sums, starts(sums, problems, labels), labels)
+    whole = {rung: _best(rung, found) for rung in rungs}
+    # What is minimised is convex: without a fold the minimum is near that of all rows.
+    near = {part: found[one].theta for one in whole.values() for part in _without_each_fold(one)}
+    folds = fit_stacks(sums, near, labels)
+    return {
+        rung: Stack(
+            one.strength, found[one].theta, [folds[p].theta for p in _without_each_fold(one)]
+        )
+        for rung, one in whole.items()
+    }
+
+
+def _candidates(rung: Rung) -> list[Problem]:
+    """The bias, and for a head label rows of every strength."""
+    rows = range(len(STRENGTHS)) if rung.readout == "head" else ()
+    return [Problem(rung.fit, False), *(Problem(rung.fit, True, strength) for strength in rows)]
+
+
+def _best(rung: Rung, found: Mapping[Problem, Minimum]) -> Problem:
+    """The label rows of the lowest loss; none where they would have to be turned round."""
+    bias, *rows = _candidates(rung)
+    best = min(rows, key=lambda problem: found[problem].loss, default=bias)
+    return best if found[best].theta[TEMPERATURE] > 0 else bias
+
+
+def _without_each_fold(problem: Problem) -> list[Problem]:
+    return [problem._replace(left_out=fold) for fold in range(FOLDS)]
 
 
 def readout_tensors(

@@ -1,6 +1,7 @@
 """What fitting readouts costs one client on a wire, whether or not there is one."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -9,69 +10,80 @@ from calibration.readout.fit import Told
 from calibration.readout.noisy import NoisySums, NoisyTold
 from calibration.readout.stack import Asked, Curvature
 from calibration.readout.statistics import Doubles, Statistics
+from ifedicl_serve.contract.spec import Fit
 
 FLOAT32, FLOAT64 = 4, 8
 
 
-class Metered:
-    """Passes on what is asked and told, and counts the bytes of the numbers."""
+class Payload:
+    """Bytes of one client's numbers by the fit they are of, up and down."""
 
     def __init__(self) -> None:
-        self.up = self.down = 0
-        self.told: Told
+        self.up: Counter[Fit] = Counter()
+        self.down: Counter[Fit] = Counter()
 
-    def of(self, told: Told) -> "Metered":
-        """The same count, of others."""
+
+class Metered(Payload):
+    """Passes on what is asked and told, and counts it."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__()
         self.told = told
-        return self
 
-    def statistics(self) -> list[Statistics]:
+    def statistics(self, fits: Sequence[Fit]) -> dict[Fit, list[Statistics]]:
         """Up once, in float32."""
-        statistics = self.told.statistics()
+        statistics = self.told.statistics(fits)
         self.up += _statistics_bytes(statistics)
         return statistics
 
-    def learn(self, told: Sequence[Statistics]) -> None:
+    def learn(self, told: Mapping[Fit, Sequence[Statistics]]) -> None:
         """Down once, in float32."""
         self.down += _statistics_bytes(told)
         self.told.learn(told)
 
     def losses(self, asked: Sequence[Asked]) -> list[float]:
         """A number up for each theta down."""
-        self.down += _asked_bytes(asked)
-        self.up += FLOAT64 * len(asked)
-        return self.told.losses(asked)
+        self._ask(asked)
+        found = self.told.losses(asked)
+        for one in asked:
+            self.up[one.fit] += FLOAT64
+        return found
 
     def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
         """A loss, a gradient and a Hessian up for each theta down."""
-        self.down += _asked_bytes(asked)
+        self._ask(asked)
         found = self.told.curvatures(asked)
-        self.up += sum(FLOAT64 + one.gradient.nbytes + one.hessian.nbytes for one in found)
+        for one, there in zip(asked, found, strict=True):
+            self.up[one.fit] += FLOAT64 + there.gradient.nbytes + there.hessian.nbytes
         return found
 
+    def _ask(self, asked: Sequence[Asked]) -> None:
+        for one in asked:
+            self.down[one.fit] += 3 * FLOAT64 + one.theta.nbytes  # fit, strength and fold with it
 
-class MeteredNoisy:
-    """The same of private clients."""
 
-    def __init__(self, told: NoisyTold) -> None:
-        self.up = self.down = 0
-        self.told = told
+class MeteredNoisy(Payload):
+    """The same of private clients, who fit under one fit."""
+
+    def __init__(self, told: NoisyTold, fit: Fit) -> None:
+        super().__init__()
+        self.told, self.fit = told, fit
 
     def statistics(self) -> NoisySums:
         """Up once, in float32."""
         statistics = self.told.statistics()
-        self.up += _noisy_bytes(statistics)
+        self.up[self.fit] += _noisy_bytes(statistics)
         return statistics
 
     def learn(self, told: NoisySums) -> None:
         """Down once, in float32."""
-        self.down += _noisy_bytes(told)
+        self.down[self.fit] += _noisy_bytes(told)
         self.told.learn(told)
 
     def gradient(self, step: int, theta: Doubles) -> Doubles:
         """A number up for each down."""
-        self.down += theta.nbytes
-        self.up += theta.nbytes
+        self.down[self.fit] += theta.nbytes
+        self.up[self.fit] += theta.nbytes
         return self.told.gradient(step, theta)
 
 
@@ -79,11 +91,11 @@ def _noisy_bytes(sums: NoisySums) -> int:
     return FLOAT32 * sum(np.size(getattr(sums, field.name)) for field in fields(sums))
 
 
-def _statistics_bytes(statistics: Iterable[Statistics]) -> int:
-    return FLOAT32 * sum(
-        getattr(part, field.name).size for part in statistics for field in fields(part)
+def _statistics_bytes(statistics: Mapping[Fit, Sequence[Statistics]]) -> Counter[Fit]:
+    names = [field.name for field in fields(Statistics)]
+    return Counter(
+        {
+            fit: FLOAT32 * sum(getattr(part, name).size for part in by_fold for name in names)
+            for fit, by_fold in statistics.items()
+        }
     )
-
-
-def _asked_bytes(asked: Iterable[Asked]) -> int:
-    return sum(2 * FLOAT64 + one.theta.nbytes for one in asked)  # strength and fold with each

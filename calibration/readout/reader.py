@@ -1,6 +1,6 @@
 """A client's side of fitting a readout: its rows' features, and what it tells of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from calibration.readout.folds import FOLDS
 from calibration.readout.stack import Asked, Curvature, Doubles, curvature, logits
 from calibration.readout.statistics import Statistics, total
 from ifedicl_serve.contract.readout import log_softmax
+from ifedicl_serve.contract.spec import Fit
 
 
 class Reader:
@@ -43,24 +44,21 @@ class Reader:
             for scores, found in zip(self.scores, directions(whole - part), strict=True):
                 scores[members] = found.scores(hidden[members])
 
-    def losses(self, asked: Sequence[Asked]) -> list[float]:
-        """The summed negative log-likelihood of each."""
-        return [self._loss(one) for one in asked]
+    def loss(self, asked: Asked) -> float:
+        """The summed negative log-likelihood."""
+        log_probs, scores, u, labels = self._rows(asked)
+        log_q = log_softmax(logits(log_probs, scores, u, asked.theta))
+        return float(-log_q[np.arange(len(labels)), labels].sum())
 
-    def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
+    def curvature(self, asked: Asked) -> Curvature:
         """The same with derivatives."""
-        return [curvature(*self._rows(one), one.theta) for one in asked]
+        return curvature(*self._rows(asked), asked.theta)
 
     def out_of_fold(self, strength: int, thetas: Sequence[Doubles]) -> npt.NDArray[np.float64]:
         """Label log-probabilities [rows, labels], each row's by the theta of its fold, which was
         fitted to the others."""
         theta = np.array(thetas)[self.folds]  # [rows, K + 3]
         return log_softmax(logits(self.log_probs, self.scores[strength], self.u, theta))
-
-    def _loss(self, asked: Asked) -> float:
-        log_probs, scores, u, labels = self._rows(asked)
-        log_q = log_softmax(logits(log_probs, scores, u, asked.theta))
-        return float(-log_q[np.arange(len(labels)), labels].sum())
 
     def _rows(self, asked: Asked) -> tuple[Doubles, Doubles, Doubles, npt.NDArray[np.int_]]:
         kept = self.folds != (-1 if asked.left_out is None else asked.left_out)
@@ -90,24 +88,28 @@ def mean_removed(whole: LogProbs) -> Doubles:
 
 
 class Readers:
-    """Several clients in this process, added up."""
+    """Several clients in this process, added up; by fit."""
 
-    def __init__(self, readers: Sequence[Reader]) -> None:
+    def __init__(self, readers: Mapping[Fit, Sequence[Reader]]) -> None:
         self.readers = readers
 
-    def statistics(self) -> list[Statistics]:
+    def statistics(self, fits: Sequence[Fit]) -> dict[Fit, list[Statistics]]:
         """By fold."""
-        return added([reader.statistics() for reader in self.readers])
+        return {fit: added([one.statistics() for one in self.readers[fit]]) for fit in fits}
 
-    def learn(self, told: Sequence[Statistics]) -> None:
-        for reader in self.readers:
-            reader.learn(told)
+    def learn(self, told: Mapping[Fit, Sequence[Statistics]]) -> None:
+        for fit, statistics in told.items():
+            for reader in self.readers[fit]:
+                reader.learn(statistics)
 
     def losses(self, asked: Sequence[Asked]) -> list[float]:
-        return losses_added([reader.losses(asked) for reader in self.readers])
+        return [sum(reader.loss(one) for reader in self.readers[one.fit]) for one in asked]
 
     def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
-        return curvatures_added([reader.curvatures(asked) for reader in self.readers])
+        return [
+            reduce(Curvature.plus, (reader.curvature(one) for reader in self.readers[one.fit]))
+            for one in asked
+        ]
 
 
 def added(clients: Sequence[Sequence[Statistics]]) -> list[Statistics]:

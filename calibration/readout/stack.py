@@ -5,12 +5,13 @@
 `scores` are of the directions, out of fold; u is minus the mean log-probability of a label, so
 `balance` 1 removes what the model says on average (contextual calibration, arXiv 2102.09690).
 They minimise the negative log-likelihood and a normal prior on each, by Newton's method on sums
-over rows, which clients add up: every call of `Sums` is one small round of a federation.
+over rows, which clients add up: every call of `Sums` is one small round of a federation, so
+whatever is fitted is fitted in the same rounds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from calibration.readout.statistics import Doubles
 from ifedicl_serve.contract.readout import log_softmax
+from ifedicl_serve.contract.spec import Fit
 
 SHARPNESS, TEMPERATURE, BALANCE, BIAS = 0, 1, 2, 3  # positions; the biases are last
 # Means and precisions of the priors, by bench/results/trials.md: weak enough for 320 rows, and
@@ -36,11 +38,33 @@ ROUNDS, TOLERANCE = 12, 1e-7
 
 
 class Asked(NamedTuple):
-    """Sums over the rows outside a fold (None: over all), with the scores of a strength."""
+    """Sums over the rows outside a fold (None: over all) as they were read under a fit, with the
+    scores of a strength."""
 
+    fit: Fit
     strength: int
     left_out: int | None
     theta: Doubles
+
+
+class Problem(NamedTuple):
+    """A theta to find, for the rows of an `Asked`. Without `label_rows` its temperature stays 0."""
+
+    fit: Fit
+    label_rows: bool
+    strength: int = 0
+    left_out: int | None = None
+
+    def at(self, theta: Doubles) -> Asked:
+        """What is to be added up for it there."""
+        return Asked(self.fit, self.strength, self.left_out, theta)
+
+
+class Minimum(NamedTuple):
+    """Theta [K + 3] and its penalised loss."""
+
+    theta: Doubles
+    loss: float
 
 
 class Curvature(NamedTuple):
@@ -57,8 +81,12 @@ class Curvature(NamedTuple):
         )
 
 
+class FewerRows(Exception):
+    """Somebody has gone with rows that earlier sums were over."""
+
+
 class Sums(Protocol):
-    """What those who hold the rows add up."""
+    """What those who hold the rows add up, always over the same; else they raise FewerRows."""
 
     def losses(self, asked: Sequence[Asked]) -> list[float]: ...
 
@@ -95,67 +123,76 @@ def curvature(
     return Curvature(float(loss), np.r_[gradient, residual.sum(axis=0)], hessian)
 
 
-def fit_stacks(
-    sums: Sums, problems: Sequence[tuple[int, int | None]], labels: int, rows: bool
-) -> list[tuple[Doubles, float]]:
-    """Theta and its penalised loss for every (strength, fold left out), all in the same rounds.
+def starts(sums: Sums, problems: Sequence[Problem], labels: int) -> dict[Problem, Doubles]:
+    """For every problem the best of a grid: directions of few rows can be a thousand times too
+    long."""
+    priors = {problem: Prior(labels, problem.label_rows) for problem in problems}
+    tried = [(problem, theta) for problem in problems for theta in priors[problem].grid()]
+    losses = sums.losses([problem.at(theta) for problem, theta in tried])
+    best: dict[Problem, Minimum] = {}
+    for (problem, theta), loss in zip(tried, losses, strict=True):
+        there = Minimum(theta, priors[problem].added(theta, loss))
+        best[problem] = min(best.get(problem, there), there, key=lambda one: one.loss)
+    return {problem: one.theta for problem, one in best.items()}
 
-    Without `rows` the temperature stays 0.
-    """
-    prior = Prior(labels, rows)
-    starts = prior.starts()
-    asked = [Asked(*problem, start) for problem in problems for start in starts]
-    losses = [prior.added(a.theta, loss) for a, loss in zip(asked, sums.losses(asked), strict=True)]
-    best = np.reshape(losses, (len(problems), len(starts))).argmin(axis=1)
-    thetas = [starts[i] for i in best]
-    at = sums.curvatures([Asked(*p, theta) for p, theta in zip(problems, thetas, strict=True)])
-    moving = set(range(len(problems)))
+
+def fit_stacks(sums: Sums, begun: Mapping[Problem, Doubles], labels: int) -> dict[Problem, Minimum]:
+    """Solve every problem from a theta on."""
+    priors = {problem: Prior(labels, problem.label_rows) for problem in begun}
+    thetas = dict(begun)
+    found = sums.curvatures([problem.at(theta) for problem, theta in thetas.items()])
+    at = dict(zip(thetas, found, strict=True))
+    moving = list(thetas)
     for _ in range(ROUNDS):
-        steps = {}
-        for i in sorted(moving):
-            steps[i], decrement = prior.step(thetas[i], at[i])
-            if decrement < TOLERANCE * max(at[i].loss, 1):
-                moving.discard(i)
+        steps = {problem: priors[problem].step(thetas[problem], at[problem]) for problem in moving}
+        moving = [one for one in moving if steps[one].promise >= TOLERANCE * max(at[one].loss, 1)]
         if not moving:
             break
-        order = sorted(moving)
-        asked = [Asked(*problems[i], thetas[i] - s * steps[i]) for i in order for s in STEPS]
-        found = iter(zip(asked, sums.curvatures(asked), strict=True))
-        for i in order:
-            tried = [next(found) for _ in STEPS]
+        asked = [one.at(thetas[one] - size * steps[one].step) for one in moving for size in STEPS]
+        answers = iter(zip(asked, sums.curvatures(asked), strict=True))
+        for problem in list(moving):
+            prior, tried = priors[problem], [next(answers) for _ in STEPS]
             one, there = min(tried, key=lambda pair: prior.added(pair[0].theta, pair[1].loss))
-            if prior.added(one.theta, there.loss) >= prior.added(thetas[i], at[i].loss):
-                moving.discard(i)
+            if prior.added(one.theta, there.loss) >= prior.added(thetas[problem], at[problem].loss):
+                moving.remove(problem)
             else:
-                thetas[i], at[i] = one.theta, there
-    return [
-        (theta, prior.added(theta, there.loss)) for theta, there in zip(thetas, at, strict=True)
-    ]
+                thetas[problem], at[problem] = one.theta, there
+    return {
+        problem: Minimum(theta, priors[problem].added(theta, at[problem].loss))
+        for problem, theta in thetas.items()
+    }
+
+
+class Step(NamedTuple):
+    """What is to be subtracted from a theta, and how much that promises."""
+
+    step: Doubles
+    promise: float
 
 
 class Prior:
     """Independent normal priors on theta."""
 
-    def __init__(self, labels: int, rows: bool) -> None:
+    def __init__(self, labels: int, label_rows: bool) -> None:
         means, precisions = list(MEANS), list(PRECISIONS)
-        if not rows:
+        if not label_rows:
             means[TEMPERATURE], precisions[TEMPERATURE] = 0.0, ABSENT
-        self.rows = rows
+        self.label_rows = label_rows
         self.mean = np.r_[means, np.zeros(labels)]
         self.precision = np.r_[precisions, np.full(labels, BIAS_PRECISION)]
 
-    def starts(self) -> list[Doubles]:
-        """A grid to begin from: directions of few rows can be a thousand times too long."""
+    def grid(self) -> list[Doubles]:
+        """Where a search may begin."""
         biases = np.zeros(len(self.mean) - BIAS)
-        grid = STARTS if self.rows else sorted({(s, 0.0, b) for s, _, b in STARTS})
+        grid = STARTS if self.label_rows else sorted({(s, 0.0, b) for s, _, b in STARTS})
         return [np.r_[start, biases] for start in grid]
 
     def added(self, theta: Doubles, loss: float) -> float:
         """The loss with its penalty."""
         return loss + 0.5 * float((self.precision * (theta - self.mean) ** 2).sum())
 
-    def step(self, theta: Doubles, at: Curvature) -> tuple[Doubles, float]:
-        """Newton's step, to be subtracted, and how much it promises."""
+    def step(self, theta: Doubles, at: Curvature) -> Step:
+        """Newton's."""
         gradient = at.gradient + self.precision * (theta - self.mean)
         step = np.linalg.solve(at.hessian + np.diag(self.precision), gradient)
-        return step, float(gradient @ step)
+        return Step(step, float(gradient @ step))

@@ -13,6 +13,7 @@ from calibration.ladder import Rung
 from calibration.privacy.accountant import Releases
 from calibration.settings import Settings
 from calibration.stages.judge import DIGITS, Measured, Metrics
+from calibration.state import State
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity
@@ -54,7 +55,10 @@ def calibration_spec(
             round_losses=round_losses(done) if done else (),
             seed=settings.seed,
             client_sizes=tuple(client_sizes),
-            settings=settings.record() | spent(settings) | circumstances,
+            settings=settings.record()
+            | spent(settings)
+            | (begun_at(done.state) if done else {})
+            | circumstances,
             metrics=measurements(done.measured) if done else {},
             rungs=rung_records(done, shape) if done else (),
             wire_bytes=wire_bytes(done, shape, vector_bytes, len(client_sizes)) if done else {},
@@ -66,6 +70,11 @@ def calibration_spec(
 def spent(settings: Settings) -> dict[str, str]:
     """What the budget of private clients went to."""
     return {"epsilon_spent_on": str(Releases.of(settings))} if settings.private else {}
+
+
+def begun_at(state: State) -> dict[str, int | float | str]:
+    """The task that each fit began at, if it was one of the shelf."""
+    return {f"{fit}_from": said["task"] for fit, said in state.starts.items() if said["taken"]}
 
 
 def measurements(measured: Measured) -> Metrics:
@@ -121,9 +130,9 @@ def wire_bytes(
         told[f"{fit}_per_client_and_round_each_way"] = a_round
         total += 2 * done.state.rounds_done(fit) * a_round
     if done.sums.up:
-        told |= {"readouts_per_client_up": done.sums.up}
-        told |= {"readouts_per_client_down": done.sums.down}
-        total += done.sums.up + done.sums.down
+        up, down = done.sums.up.total(), done.sums.down.total()
+        told |= {"readouts_per_client_up": up, "readouts_per_client_down": down}
+        total += up + down
     return told | {"total": clients * total}
 
 

@@ -67,11 +67,6 @@ class Job:
         )
 
 
-def begun_at(state: State) -> dict[str, int | float | str]:
-    """The task that each fit began at, if it was one of the shelf."""
-    return {f"{fit}_from": said["task"] for fit, said in state.starts.items() if said["taken"]}
-
-
 def _plain(examples: Sequence[Example]) -> list[tuple[str, str]]:
     return [(example.text, example.label) for example in examples]
 
@@ -80,8 +75,10 @@ def task_spec(job: Job, done: Calibrated | None = None) -> TaskSpec:
     """`task.json` of a calibration in one process; before it has begun, to see whether it can be
     written."""
     shape = (job.model.num_layers, len(SITES), job.model.hidden_size)
-    circumstances: dict[str, int | float | str] = begun_at(done.state) if done else {}
-    circumstances["dtype"] = str(job.model.network.dtype).split(".")[1]
+    circumstances: dict[str, int | float | str] = {
+        "dtype": str(job.model.network.dtype).split(".")[1],
+        "max_batch_tokens": job.model.max_batch_tokens,
+    }
     return calibration_spec(
         job.task,
         job.identity,
@@ -171,16 +168,18 @@ class LocalClients:
         ]
         return sum(loss for loss, _ in told) / self.held_out
 
-    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> Readers:
+    def readers(self, state: State, fits: Sequence[Fit], rungs: Sequence[Rung]) -> Readers:
         """Of every client."""
-        self.progress.reading(fit)
         by_held_out = self.held_out > 0 and any(rung.fit != "none" for rung in rungs)
-        injection = state.injection(fit)
-        for rows, reads in zip(self.parts, self._reads, strict=True):
-            reads[fit] = read_rows(
-                self.model, self.task, rows, injection, self.settings, by_held_out
-            )
-        return Readers([reads[fit].reader for reads in self._reads])
+        for fit in fits:
+            self.progress.reading(fit)
+            injection = state.injection(fit)
+            for rows, reads in zip(self.parts, self._reads, strict=True):
+                reads[fit] = read_rows(
+                    self.model, self.task, rows, injection, self.settings, by_held_out
+                )
+        self.progress.comparing()
+        return Readers({fit: [reads[fit].reader for reads in self._reads] for fit in fits})
 
     def private_readers(self, state: State, fit: Fit) -> PrivateReaders:
         """Of every client, of the rows it fits to."""

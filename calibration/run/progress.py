@@ -30,8 +30,12 @@ class Progress:
         return lambda step, loss: None
 
     def reading(self, fit: Fit) -> None:
-        """Clients are about to read their rows, and to fit readouts of what they read."""
+        """Clients are about to read their rows."""
         self._enter("read" if fit == "none" else f"read {fit}")
+
+    def comparing(self) -> None:
+        """Readouts are about to be fitted, and rungs to be judged."""
+        self._enter("compare")
 
     def round_done(
         self, fit: SiteFit, rounds_done: int, losses: Mapping[int, Sequence[float]]

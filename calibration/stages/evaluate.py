@@ -21,9 +21,9 @@ from calibration.stages.read import features_of
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.injection import Injection, TensorName, adapted_mask
-from ifedicl_serve.contract.prompt import token_ids
 from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
 from ifedicl_serve.contract.spec import Extent
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import DataError
 
 
@@ -90,7 +90,7 @@ class Evaluation:
         prompts = [self.task.prompt.render(text) for text in texts]
         return label_features(self.model, prompts, self.trie, self.tail)
 
-    def _few_shot_prompts(self, train: Sequence[Example], shots: int, seed: int) -> list[str]:
+    def _few_shot_prompts(self, train: Sequence[Example], shots: int, seed: int) -> list[Prompt]:
         demonstrations = choose_demonstrations(train, shots, seed)
         return [self.task.few_shot_prompt(demonstrations, text) for text in self.texts]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calibration.model.sites import first_values, values_of
 from calibration.settings import Settings, SiteFit
-from ifedicl_serve.contract.artifact import TASK_FILE, Artifact, load_artifact
+from ifedicl_serve.contract.artifact import TASK_FILE, Artifact, load_artifact, read_spec
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.errors import ArtifactError, DataError
@@ -40,7 +40,10 @@ class Shelf:
     @classmethod
     def read(cls, path: Path, model: ModelIdentity) -> "Shelf":
         """A task, or a folder of tasks; those of another model, and those that keep no context
-        vector, are passed over. Raises DataError if none is left."""
+        vector, are passed over. Raises DataError if none is left.
+
+        Of a `model` whose weights are not known, whatever its weights are (`on`).
+        """
         if (path / TASK_FILE).is_file():
             folders = [path]
         else:
@@ -48,7 +51,9 @@ class Shelf:
         tasks, refusals = [], []
         for folder in folders:
             try:
-                task = load_artifact(folder, model)
+                spec, _ = read_spec(folder)
+                weights = model.weights_digest or spec.model.weights_digest
+                task = load_artifact(folder, model.with_weights(weights))
             except ArtifactError as error:
                 refusals.append(str(error))
                 continue
@@ -61,6 +66,16 @@ class Shelf:
                 "same model, calibrated with --fit coefficients or channels"
             )
         return cls(tasks)
+
+    def on(self, weights: str) -> "Shelf":
+        """Its tasks of a model of these weights. Raises DataError if none is left of some."""
+        tasks = [task for task in self.tasks if task.spec.model.weights_digest == weights]
+        if self.tasks and not tasks:
+            raise DataError(
+                f"no task to start from is of the clients' weights (digest {weights[:16]}); start "
+                "from tasks that were calibrated on those"
+            )
+        return Shelf(tasks)
 
     @property
     def digests(self) -> list[str]:

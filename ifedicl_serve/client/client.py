@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from ifedicl_serve.bearer import why_unsendable
 from ifedicl_serve.client.calls import Build, Calls
 from ifedicl_serve.client.retry import Clock, Exchange, Reply, Retries, Step, Wait
 from ifedicl_serve.schema import Classification, RefusedTask, TaskCard, TaskSummary
@@ -205,7 +206,8 @@ class AsyncClient:
 
 
 def _pointed(build: Build, base_url: str, api_key: str | None) -> Build:
-    """`build` for paths of that server, with the key. Raises ValueError if `base_url` is no URL."""
+    """`build` for paths of that server, with the key. Raises ValueError if `base_url` is no URL, or
+    if the key cannot be sent."""
     expected = f"base_url is {base_url!r}, expected a URL such as http://127.0.0.1:8000"
     try:
         url = httpx.URL(base_url)
@@ -215,6 +217,8 @@ def _pointed(build: Build, base_url: str, api_key: str | None) -> Build:
         raise ValueError(expected)
     root = str(url).rstrip("/")
     key = api_key or os.environ.get(API_KEY_VARIABLE)
+    if key and (problem := why_unsendable(key, "api_key" if api_key else API_KEY_VARIABLE)):
+        raise ValueError(problem)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def pointed(method: str, path: str, **content: Any) -> httpx.Request:

@@ -33,9 +33,12 @@ class ModelIdentity(BaseModel):
     weights_digest: str
 
     @classmethod
-    def of(cls, model: str) -> "ModelIdentity":
+    def of(cls, model: str, weights: bool = True) -> "ModelIdentity":
         """Identity of a local checkpoint folder or hub model. Raises ModelError if it is
-        incomplete, or if calibration and serving would load different files of it."""
+        incomplete, or if calibration and serving would load different files of it.
+
+        Without `weights` their files are not looked for and their digest is empty, which is that of
+        no model."""
         config = read_json(model, "config.json")
         stable = {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
         return cls(
@@ -44,8 +47,12 @@ class ModelIdentity(BaseModel):
             architecture=architecture_of(model),
             config_digest=digest_of(stable),
             tokenizer_digest=tokenizer_digest(load_tokenizer(model)),
-            weights_digest=weights_digest(model),
+            weights_digest=weights_digest(model) if weights else "",
         )
+
+    def with_weights(self, digest: str) -> "ModelIdentity":
+        """The same model, of these weights."""
+        return self.model_copy(update={"weights_digest": digest})
 
     def mismatch(self, other: "ModelIdentity") -> str | None:
         """What differs from `other` in a way that matters, or None."""

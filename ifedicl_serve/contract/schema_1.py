@@ -50,6 +50,6 @@ def upgraded(task: dict[str, Any]) -> dict[str, Any]:
     written = PromptTemplate.of(prompt.template, prompt.separator)
     return task | {
         "schema_version": SCHEMA_VERSION,
-        "prompt": written.model_dump(),
+        "prompt": written.model_dump() | {"label_prefix": " "},  # whatever the template ends in
         "tensors": sorted(COEFFICIENTS),
     }

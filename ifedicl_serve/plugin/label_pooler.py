@@ -1,9 +1,9 @@
 """Scores a request's label tokens from its last hidden state: no vocabulary product, no sampler.
 
-The union of the batch's label tokens is scored in one small matrix product; each request
-then takes the softmax over its own. A batch is a handful of kernels and one copy to the host,
-however many requests and label sets it mixes. Tasks that score their labels with rows of their own
-have a few more (`label_rows`).
+The union of the batch's label tokens is scored in one small matrix product (in several, of bounded
+memory, if it is large); each request then takes the softmax over its own. A batch is a handful of
+kernels and one copy to the host, however many requests and label sets it mixes. Tasks that score
+their labels with rows of their own have a few more (`label_rows`).
 """
 
 from collections.abc import Callable
@@ -29,14 +29,19 @@ class LabelPooler(Pooler):
     padded with -inf (no probability) behind that. A request whose artifact could not be loaded has
     hidden states, and so scores, of NaN; one that names no tokens gets NaN too (vLLM's profiling
     run, or a raw request without ours). `label_rows` is None on a pipeline stage without answers.
+    Up to `at_once` tokens are scored at once.
     """
 
     def __init__(
-        self, label_logits: Callable[[Tensor, Tensor], Tensor], label_rows: LabelRows | None
+        self,
+        label_logits: Callable[[Tensor, Tensor], Tensor],
+        label_rows: LabelRows | None,
+        at_once: int,
     ) -> None:
         super().__init__()
         self.label_logits = label_logits
         self.label_rows = label_rows
+        self.at_once = at_once
 
     def get_supported_tasks(self) -> set[PoolingTask]:
         return {"classify"}
@@ -45,22 +50,35 @@ class LabelPooler(Pooler):
         """Score hidden states [tokens, hidden] of a batch, one row per request."""
         last = hidden_states[pooling_metadata.get_pooling_cursor().last_token_indices_gpu]
         asked = [TaskRequest.of(params) for params in pooling_metadata.pooling_params]
+        if not any(one.label_token_ids for one in asked):
+            self._take_as_much_as_a_batch_may(last)
         log_probs = self._label_log_probs(last, [one.label_token_ids for one in asked])
         if self.label_rows is None or not any(one.label_rows for one in asked):
             return log_probs
         rows = self.label_rows.scores(last, [(one.key, one.label_rows) for one in asked])
         return _joined(log_probs, rows, [len(one.label_token_ids) for one in asked])
 
+    def _take_as_much_as_a_batch_may(self, last: Tensor) -> None:
+        """So that vLLM's profiling run, whose requests name no tokens, counts it."""
+        self.label_logits(last, torch.arange(self.at_once, device=last.device))
+
     def _label_log_probs(self, last: Tensor, tokens: list[tuple[int, ...]]) -> Tensor:
         ids = _padded(tokens)
         union, columns = np.unique(ids, return_inverse=True)
+        columns = columns.reshape(ids.shape)
 
         def on_device(values: object) -> Tensor:
             return torch.as_tensor(values).to(last.device, non_blocking=True)
 
-        logits = self.label_logits(last, on_device(np.maximum(union, 0)))
-        chosen = logits.gather(1, on_device(columns.reshape(ids.shape)))
-        return chosen.masked_fill(on_device(ids == PADDING), -torch.inf).log_softmax(dim=-1)
+        chosen = torch.full(ids.shape, -torch.inf, dtype=torch.float32, device=last.device)
+        first = 0
+        for part in np.array_split(np.maximum(union, 0), -(-len(union) // self.at_once)):
+            here = (ids != PADDING) & (first <= columns) & (columns < first + len(part))
+            logits = self.label_logits(last, on_device(part))
+            scores = logits.gather(1, on_device(np.where(here, columns - first, 0)))
+            chosen = torch.where(on_device(here), scores, chosen)
+            first += len(part)
+        return chosen.log_softmax(dim=-1)
 
 
 def _padded(rows: list[tuple[int, ...]]) -> np.ndarray:

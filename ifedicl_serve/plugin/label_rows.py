@@ -1,7 +1,8 @@
 """The label rows of the resident tasks, in bounded memory, and their scores.
 
 The device has one pool of rows, and a task any of them. A task that finds too few free ones keeps
-its rows on the host, and a batch that needs them takes them along: nothing fails for lack of room.
+its rows on the host, and a batch that needs them takes them along: nothing fails for lack of room,
+and no batch brings more than `rows_at_once` together.
 Knows tensors, nothing of vLLM.
 """
 
@@ -17,6 +18,7 @@ from ifedicl_serve.contract.readout import row_scores
 from ifedicl_serve.contract.spec import MAX_LABELS
 
 ROWS_PER_TASK = 32  # on average; most tasks have far fewer labels, some up to MAX_LABELS
+BYTES_AT_ONCE = 64 << 20  # the rows of a vocabulary of 128k are 2.1 GB at a width of 4096
 
 
 def pool_size(num_tasks: int) -> int:
@@ -24,10 +26,18 @@ def pool_size(num_tasks: int) -> int:
     return max(MAX_LABELS, ROWS_PER_TASK * num_tasks)
 
 
-class LabelRows:
-    """A pool of `capacity` rows, float32, of which each task that was put has its own."""
+def rows_at_once(hidden_size: int, num_requests: int) -> int:
+    """Rows that so many requests may be scored with at once: neither the rows, in float32, nor
+    their scores take more than `BYTES_AT_ONCE`, as long as a task fits."""
+    return max(MAX_LABELS, BYTES_AT_ONCE // (4 * max(hidden_size, num_requests)))
 
-    def __init__(self, capacity: int, hidden_size: int, device: torch.device) -> None:
+
+class LabelRows:
+    """A pool of `capacity` rows, float32, of which each task that was put has its own. Up to
+    `at_once` rows are scored at once, or those of one task."""
+
+    def __init__(self, capacity: int, hidden_size: int, device: torch.device, at_once: int) -> None:
+        self.at_once = at_once
         self.pool = torch.zeros(capacity, hidden_size, dtype=torch.float32, device=device)
         self._free = list(range(capacity))
         self._held: dict[Hashable, list[int]] = {}  # rows of the pool
@@ -56,7 +66,7 @@ class LabelRows:
         """Row scores [requests, most rows], float32, of last hidden states [requests, hidden].
 
         `wanted` names each request's task and how many rows it must have; NaN if it has not. Behind
-        a request's own rows is -inf. No more rows than the pool has are brought together at once.
+        a request's own rows is -inf.
         """
         most = max(count for _, count in wanted)
         none = np.full((len(wanted), most), -np.inf, dtype=np.float32)
@@ -81,11 +91,11 @@ class LabelRows:
         return len(rows)
 
     def _together(self, tasks: Iterable[Hashable]) -> Iterator[list[Hashable]]:
-        """The tasks, those on the host last, as many at once as have no more rows than the pool."""
+        """The tasks, those on the host last, as many as are scored at once."""
         together: list[Hashable] = []
         count = 0
         for task in sorted(tasks, key=self._spilled.__contains__):
-            if together and count + self._count(task) > len(self.pool):
+            if together and count + self._count(task) > self.at_once:
                 yield together
                 together, count = [], 0
             together.append(task)

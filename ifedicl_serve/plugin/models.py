@@ -23,7 +23,7 @@ from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
-from ifedicl_serve.plugin.label_rows import LabelRows, pool_size
+from ifedicl_serve.plugin.label_rows import LabelRows, pool_size, rows_at_once
 from ifedicl_serve.plugin.patches.lora_head import refuse_lora_of_lm_head
 from ifedicl_serve.plugin.patches.nan_counts import count_nans_in_logits
 from ifedicl_serve.plugin.patches.sites import adapt_sites
@@ -52,9 +52,10 @@ class TaskAdapted:
         refuse_lora_of_lm_head(self)
         make_room_for_marks(self)
         if vllm_config.model_config.runner_type == "pooling":
+            rows, at_once = self.task_slots.label_rows, _rows_at_once(vllm_config)
             self.pooler = TaskPooler(
                 {
-                    "classify": LabelPooler(self.label_logits, self.task_slots.label_rows),
+                    "classify": LabelPooler(self.label_logits, rows, at_once),
                     "embed": pooler_for_embed(vllm_config.model_config.pooler_config),
                 }
             )
@@ -159,6 +160,11 @@ def _refuse_outside_kv(vllm_config: Any) -> None:
         )
 
 
+def _rows_at_once(vllm_config: VllmConfig) -> int:
+    hidden_size = vllm_config.model_config.get_hidden_size()
+    return rows_at_once(hidden_size, vllm_config.scheduler_config.max_num_seqs)
+
+
 def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     model_config, scheduler = vllm_config.model_config, vllm_config.scheduler_config
     tasks = TaskConfig.of(vllm_config)
@@ -169,7 +175,8 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     num_tasks = tasks.resident_tasks(scheduler.max_num_seqs)
     label_rows = None
     if model_config.runner_type == "pooling" and pipeline.is_last_rank:
-        label_rows = LabelRows(pool_size(num_tasks), hidden_size, device)
+        at_once = _rows_at_once(vllm_config)
+        label_rows = LabelRows(pool_size(num_tasks), hidden_size, device, at_once)
     return SlotTables(
         tasks_dir=tasks.tasks_dir,
         trusted=tasks.trusted,

@@ -1,10 +1,10 @@
 """What a request carries through vLLM under the key "ifedicl": a JSON string.
 
-It is in `PoolingParams.extra_kwargs`, or in `SamplingParams.extra_args` (`vllm_xargs` over HTTP)
-of a request that generates. A string, because vLLM copies these values deeply several times a
-request, and because equal strings are parsed once. The engine trusts nothing in it: `cache_salt`
-replaces a malformed value by `MALFORMED` where a request enters the engine core, so that it fails
-alone.
+It is in `PoolingParams.extra_kwargs`, or, if a request generates, in `SamplingParams.extra_args`.
+Over HTTP only our own code puts it there (`api.vllm.border`). A string, because vLLM copies these
+values deeply several times a request, and because equal strings are parsed once. The engine trusts
+nothing in it: `cache_salt` replaces a malformed value by `MALFORMED` where a request enters the
+engine core, so that it fails alone.
 """
 
 import json

@@ -15,7 +15,7 @@ from typing import Any
 from ifedicl_serve.contract.artifact import load_artifact, read_spec, refuse_other_model
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.signing import TrustedKeys
-from ifedicl_serve.errors import IFedICLError, TaskNotFoundError
+from ifedicl_serve.errors import ArtifactError, IFedICLError, TaskNotFoundError
 from ifedicl_serve.tasks.entry import Entry, generation_of, may_pass, serving_of
 from ifedicl_serve.tasks.index import Stamp, artifact_folders, folder_stamp, may_be_artifact
 from ifedicl_serve.tasks.task import ListedTask, Task, unavailable
@@ -30,7 +30,8 @@ BETWEEN_RENAMES_S = 0.05
 class TaskRegistry:
     """All artifacts of a folder, validated for one base model and its tokenizer.
 
-    With `trusted` keys only what one of them signed serves.
+    With `trusted` keys only what one of them signed serves, and never a task with one of the
+    `taken` names: those of the server's models, which a request for the name would get instead.
 
     All may be called from several threads: `refresh` replaces what readers see in one step, and an
     artifact is checked once.
@@ -42,11 +43,13 @@ class TaskRegistry:
         model: ModelIdentity,
         tokenizer: Any,
         trusted: TrustedKeys | None = None,
+        taken: frozenset[str] = frozenset(),
     ) -> None:
         self.folder = folder
         self.model = model
         self.tokenizer = tokenizer
         self.trusted = trusted
+        self.taken = taken
         self._entries: dict[str, Entry] = {}  # by sub-folder, in name order
         self._serving: dict[str, Entry] = {}  # by task name
         self._names: list[str] = []  # of those, sorted
@@ -110,6 +113,7 @@ class TaskRegistry:
         """The folder's task, if it has all it needs to serve here. Raises ArtifactError or
         PromptError."""
         artifact = load_artifact(folder, self.model, digest, self.trusted)
+        self._refuse_taken(folder, artifact.spec.name)
         return Task.of(artifact, self.tokenizer, folder, generation)
 
     def folders_of(self, name: str) -> list[Path]:
@@ -186,9 +190,18 @@ class TaskRegistry:
             if self.trusted is not None:
                 self.trusted.signer_of(path, digest)
             refuse_other_model(path, spec, self.model)
+            self._refuse_taken(path, spec.name)
         except IFedICLError as error:
             return Entry(name, None if may_pass(error) else stamp, self._reason(error))
         return Entry(name, stamp, ListedTask(spec, digest, generation_of(stamp), path))
+
+    def _refuse_taken(self, folder: Path, name: str) -> None:
+        if name in self.taken:
+            raise ArtifactError(
+                f"{folder}: task {name!r} has the name of a model of this server, which a request "
+                "for it would get, unadapted; rename the task in its task.json, or the model with "
+                "--served-model-name"
+            )
 
     def _check(self, entry: Entry) -> None:
         """Turn a listed task into one ready to serve, or into the reason why it is not."""

@@ -71,7 +71,7 @@ def application(registry, tokenizer, engine, api_keys=(), **options):
         app.add_middleware(pkgutil.resolve_name(middleware))
     app.state.args = Namespace(api_key=list(api_keys), ifedicl=ServeOptions(**options))
     app.state.engine_client = Namespace(errored=False)
-    app.state.ifedicl_admission = Admission(app.state.args.ifedicl.max_queued_texts)
+    app.state.ifedicl_admission = Admission(app.state.args.ifedicl.max_queued_requests)
     app.state.ifedicl_registry = registry
     app.state.ifedicl_store = TaskEditor(registry, LAYERS, HIDDEN)
     app.state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from api import serve
 from api.access.admin_key import ADMIN_KEY_VARIABLE, with_admin_key
-from api.access.keys import KEY_FILE_VARIABLE
+from api.access.keys import KEY_FILE_VARIABLE, vllm_keys
 from api.options import ServeOptions
 from api.vllm.plugins import GATED_GROUPS
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
@@ -85,7 +85,7 @@ def test_our_own_options_do_not_reach_vllm(tmp_path, started):
 def test_limits_and_keys_are_options_of_the_api_processes(tmp_path, started):
     keys = tmp_path / "keys.json"
     keys.write_text('{"of-a-team": ["sst2", "support-*"]}')
-    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--max-queued-texts", 9, "--request-timeout",
+    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--max-queued-requests", 9, "--request-timeout",
         2.5, "--max-request-bytes", 100, "--key-file", keys)  # fmt: skip
     options = started[0][4]
     assert options == ServeOptions(9, 2.5, 100, {"of-a-team": ("sst2", "support-*")})
@@ -99,7 +99,9 @@ def test_the_key_file_may_be_named_by_its_variable(tmp_path, started, monkeypatc
     assert started[0][4].keys == {"of-a-team": ("*",)}
 
 
-@pytest.mark.parametrize("flag", ["--max-queued-texts", "--request-timeout", "--max-request-bytes"])
+@pytest.mark.parametrize(
+    "flag", ["--max-queued-requests", "--request-timeout", "--max-request-bytes"]
+)
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "many"])
 def test_limits_are_above_zero(tmp_path, started, capsys, flag, value):
     with pytest.raises(SystemExit):
@@ -249,7 +251,7 @@ def test_the_admin_key_reaches_every_process_by_its_variable_and_never_vllm(
     assert started[0][0] == ["serve", str(TINY_QWEN2)]
 
 
-UNSENDABLE = [" ", "two words", "line\n", "schl\xfcssel"]
+UNSENDABLE = [" ", "two words", "s3cret\n", "schl\xfcssel"]
 
 
 @pytest.mark.parametrize(
@@ -264,10 +266,20 @@ def test_a_key_that_no_request_could_send_ends_with_status_1(
     assert run("--model", TINY_QWEN2, "--tasks", tmp_path, *flags) == 1
     assert capsys.readouterr().err == (
         f"ifedicl serve: {flags[0] if flags else ADMIN_KEY_VARIABLE} is empty or holds more than "
-        "printable ASCII without spaces, which a header cannot carry; make one with "
-        "`openssl rand -hex 32`, or leave it out\n"
+        "printable ASCII without spaces and line ends, which a header cannot carry; make a key "
+        "with `openssl rand -hex 32`, or leave it out\n"
     )
     assert started == []
+
+
+def test_case_10_an_empty_api_key_is_a_mistake_and_no_open_server(monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "of-the-variable")
+    assert vllm_keys(["one", "two"]) == ["one", "two"]
+    assert vllm_keys(None) == ["of-the-variable"]
+    with pytest.raises(IFedICLError, match="--api-key is empty"):
+        vllm_keys([""])
+    monkeypatch.setenv("VLLM_API_KEY", "")  # as if it were not set, for vLLM too
+    assert vllm_keys(None) == []
 
 
 def test_the_admin_key_joins_api_keys_only_if_there_are_any(monkeypatch):

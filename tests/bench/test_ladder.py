@@ -15,7 +15,8 @@ from calibration.data.examples import Example
 from calibration.ladder import PAPERS, Rung
 from calibration.model.load import open_model
 from calibration.readout.metered import Metered
-from calibration.settings import Settings
+from calibration.readout.reader import Readers
+from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.prompt import PromptTemplate
@@ -39,6 +40,7 @@ def cell(accuracy: float, **others: float) -> dict:
     return {"methods": methods, "trials": {}}
 
 
+TINY = Path(__file__).parents[2] / "examples" / "tiny_qwen2"
 RESULTS = {
     "subj/320/0": cell(0.8, auto=0.85, lora_8=0.84),
     "subj/320/1": cell(0.8, auto=0.87, lora_8=0.86),
@@ -62,24 +64,19 @@ def test_the_headline_is_of_means_over_sets():
 
 def test_a_rung_costs_the_stages_and_messages_that_it_needs():
     """2 layers of 2 sites and 4 channels: a vector is 64 bytes, a round of coefficients 32."""
-    meters = {"none": meter(up=100, down=50), "coefficients": meter(up=10, down=5)}
+    sums = Metered(Readers({}))
+    sums.up.update({"none": 100, "coefficients": 10})
+    sums.down.update({"none": 50, "coefficients": 5})
     stages = {"extract": 1.0, "fit coefficients": 4.0, "read": 2.0, "read coefficients": 1.0}
-    spent = Spent(2, stages, meters, Settings(layers=(0, 1), rounds=3))
+    spent = Spent(2, stages | {"compare": 2.0}, sums, Settings(layers=(0, 1), rounds=3))
     shape = 2, 2, 4
     at_sites = 2 * (64 + 3 * 32)
     assert spent.on(Rung("none", "none"), shape) == {"seconds": 1.0, "bytes": 0}
-    assert spent.on(Rung("none", "head"), shape) == {"seconds": 1.0, "bytes": 150}
+    assert spent.on(Rung("none", "head"), shape) == {"seconds": 1.5, "bytes": 150}
     assert spent.on(PAPERS, shape) == {"seconds": 2.5, "bytes": at_sites}
     with_bias = spent.on(Rung("coefficients", "bias"), shape)
-    assert with_bias == {"seconds": 3.0, "bytes": at_sites + 15}
-    assert spent.in_all(shape) == {"seconds": 4.0, "bytes": at_sites + 165}
-
-
-def meter(up: int, down: int) -> Metered:
-    """One that has counted."""
-    metered = Metered()
-    metered.up, metered.down = up, down
-    return metered
+    assert with_bias == {"seconds": 3.5, "bytes": at_sites + 15}
+    assert spent.in_all(shape) == {"seconds": 5.0, "bytes": at_sites + 165}
 
 
 def test_every_method_has_its_row():
@@ -115,7 +112,7 @@ def test_lora_keeps_the_rate_that_seed_0_has_chosen():
 
 def test_demonstrations_that_are_read_once_say_the_same():
     """As read again for every text."""
-    base_model = open_model(str(Path(__file__).parents[2] / "examples/tiny_qwen2"), "fp32", "cpu")
+    base_model = open_model(str(TINY), Machine("fp32", "cpu"))
     data = [Example(f"text {n} about money", ("card", "cash payment")[n % 2]) for n in range(12)]
     labels = tuple(Label(name=name, verbalization=name) for name in ("card", "cash payment"))
     task = TaskDefinition("t", PromptTemplate.of("Text: {text}\nTopic:"), labels)

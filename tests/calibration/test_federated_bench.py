@@ -17,6 +17,7 @@ from calibration.stages.evaluate import Evaluation
 from calibration.stages.fit import fit_round
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import BETA, LAMBDA, initial_coefficients
+from ifedicl_serve.contract.tokens import token_ids
 
 SETTINGS = Settings(
     layers=(0, 1, 2),
@@ -68,7 +69,7 @@ def test_lora_bytes_and_clients(adapted, evaluation: Evaluation, examples) -> No
 def test_a_client_pays_for_its_own_tokens_only(evaluation: Evaluation, examples) -> None:
     trace = run_federated(evaluation.model, evaluation, [examples], SETTINGS, Variant(), True)
     task, tokenizer = evaluation.task, evaluation.model.tokenizer
-    stage1 = sum(len(tokenizer(task.demonstration(example)).input_ids) for example in examples)
+    stage1 = sum(len(token_ids(tokenizer, task.demonstration(example))) for example in examples)
     assert trace.spent[0]["forward_tokens"] == stage1
     assert trace.spent[0]["backward_tokens"] == 0
     # float32: 3 layers, 2 sites, 64 numbers up and down; then 2 coefficients a site

@@ -27,7 +27,7 @@ from transformers import (
 from bench.common.random_tasks import LABELS, random_task
 from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.request import TaskRequest
 from ifedicl_serve.tasks.task import Task

@@ -96,7 +96,7 @@ class Deployment:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=600,  # every answer of a client is a process that loads torch
+            timeout=600,
         )
 
     def log(self, process: subprocess.Popen) -> str:

@@ -9,6 +9,8 @@ from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
 from calibration.result.outcome import Outcome
 from calibration.run.progress import Progress
+from calibration.settings import SiteFit
+from calibration.stages.start import EMPTY, Shelf
 from calibration.state import StateStore, fingerprint
 from tests.federation.conftest import LoopGrid
 
@@ -21,9 +23,10 @@ def run(
     out: Path,
     terms: Terms = TERMS,
     progress: Progress | None = None,
+    shelf: Shelf = EMPTY,
 ) -> Outcome:
     store = StateStore(out.parent / f".{out.name}", fingerprint(invitation.model_dump(mode="json")))
-    return federate(invitation, terms, out, grid, store, progress or Progress())
+    return federate(invitation, terms, out, grid, store, progress or Progress(), shelf)
 
 
 def held(outcome: Outcome) -> dict[str, torch.Tensor]:
@@ -34,3 +37,18 @@ def held(outcome: Outcome) -> dict[str, torch.Tensor]:
 def kinds(grid: LoopGrid) -> set[str]:
     """Of all messages that were answered."""
     return {reply.metadata.message_type for reply in grid.received}
+
+
+class Killed(Exception):
+    """Stands for a kill after a round has been saved."""
+
+
+class KilledIn(Progress):
+    def __init__(self, round_index: int) -> None:
+        super().__init__()
+        self.round_index = round_index
+
+    def fitting(self, fit: SiteFit, client: int, round_index: int):
+        if round_index == self.round_index:
+            raise Killed
+        return super().fitting(fit, client, round_index)

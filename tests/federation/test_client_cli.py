@@ -1,24 +1,15 @@
 """What `ifedicl client` hands to Flower's SuperNode, and what it refuses before."""
 
-import os
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, RecordDict
 from flwr.common.config import parse_config_args
 
 from calibration.command.federate import client
-from calibration.federation.client.app import owner_from_node
+from calibration.federation.client import supernode
+from calibration.federation.client.forward import ADDRESS
 from calibration.federation.client.participant import Owner
-from calibration.federation.client.supernode import node_config
-
-
-def test_an_owner_survives_flowers_node_config(tmp_path: Path) -> None:
-    owner = Owner(
-        2, "a model", tmp_path / "mine = x.jsonl", max_epsilon=4.0, answers=tmp_path, truncate=True
-    )
-    values = parse_config_args([node_config(owner)])
-    assert owner_from_node(Context(1, 1, values, RecordDict(), {})) == owner
+from calibration.settings import Machine
 
 
 @pytest.mark.parametrize(
@@ -37,23 +28,54 @@ def test_data_that_cannot_be_used_is_refused_at_once(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "execve", lambda *arguments: pytest.fail("started a SuperNode"))
+    monkeypatch.setattr(supernode, "Popen", lambda *_, **__: pytest.fail("started a SuperNode"))
     common = ["--model=m", f"--data={clients[2]}", "--client=0", "--superlink=h:1", "--insecure"]
     assert client([*common, *options]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_answers_to_private_federations_lie_beside_the_data(
+@pytest.fixture
+def owner(monkeypatch: pytest.MonkeyPatch):
+    """Whom `ifedicl client` answers for, with some options; no process is started."""
+
+    def owner(*options: str) -> Owner:
+        known: list[Owner] = []
+        monkeypatch.setattr(supernode, "run_supernode", lambda owner, *_: known.append(owner))
+        common = ["--model=m", "--client=0", "--superlink=h:1", "--insecure"]
+        assert client([*common, *options]) == 0
+        return known[0]
+
+    return owner
+
+
+def test_answers_to_private_federations_lie_beside_the_data(owner, clients: list[Path]) -> None:
+    answers = owner(f"--data={clients[2]}").answers
+    assert answers == clients[2].parent / ".client-2.jsonl.answers"
+
+
+def test_a_client_says_how_its_own_model_is_run(owner, clients: list[Path]) -> None:
+    options = ["--dtype=bf16", "--max-batch-tokens=512", "--checkpointing=on", "--truncate"]
+    asked = owner(f"--data={clients[2]}", *options)
+    assert asked.machine == Machine("bf16", max_batch_tokens=512, checkpointing="on")
+    assert asked.truncate
+
+
+def test_the_supernode_is_told_where_to_ask_and_its_status_is_the_commands(
     clients: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = []
-    monkeypatch.setattr(
-        os, "execve", lambda program, arguments, environment: started.extend(arguments)
-    )
-    assert (
-        client(["--model=m", f"--data={clients[2]}", "--client=0", "--superlink=h:1", "--insecure"])
-        == 0
-    )
+    """Nothing of the owner: what Flower is told it may log."""
+    started: list[str] = []
+
+    class Ended:
+        def __init__(self, arguments: list[str], **_: object) -> None:
+            started.extend(arguments)
+
+        def wait(self) -> int:
+            return 3
+
+    monkeypatch.setattr(supernode, "Popen", Ended)
+    monkeypatch.setattr(supernode.signal, "signal", lambda *_: None)
+    common = ["--model=m", f"--data={clients[2]}", "--client=0", "--superlink=h:1", "--insecure"]
+    assert client(common) == 3
     values = parse_config_args([started[started.index("--node-config") + 1]])
-    owner = owner_from_node(Context(1, 1, values, RecordDict(), {}))
-    assert owner.answers == clients[2].parent / ".client-2.jsonl.answers"
+    assert list(values) == [ADDRESS]

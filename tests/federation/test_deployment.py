@@ -42,8 +42,7 @@ def test_deployed_simulated_and_in_one_process_the_result_is_the_same(
     task: TaskDefinition,
     tmp_path: Path,
 ) -> None:
-    """And the other goes on when a client has died. Two of them: every answer is a process that
-    loads torch."""
+    """And the other goes on when a client has died, with the model it loaded at the beginning."""
     clients = clients[:2]
     # Too few are an error that says what to do, and the state is kept.
     few = federate(deployment, llama_folder, task, tmp_path / "deployed", "--wait=3")
@@ -70,11 +69,15 @@ def test_deployed_simulated_and_in_one_process_the_result_is_the_same(
 
     # A client dies: the other goes on without it.
     kill(nodes[1])
-    again = federate(
-        deployment, llama_folder, task, tmp_path / "one", "--quorum=1", "--wait=20", "--rounds=1"
-    )
+    # It begins where the task before ended, if its held-out row speaks for that.
+    start = f"--start-from={tmp_path / 'deployed'}"
+    alone = ["--quorum=1", "--wait=20", "--rounds=1", start]
+    again = federate(deployment, llama_folder, task, tmp_path / "one", *alone)
     assert again.returncode == 0, again.stdout
     assert len(load_artifact(tmp_path / "one").spec.calibration.client_sizes) == 1
+    report = (tmp_path / "one" / "report" / "report.md").read_text()
+    assert "## Where it began" in report and "| coefficients | toy |" in report
+    assert deployment.log(nodes[0]).count("memory: ") == 1
 
 
 def test_strangers_are_refused(

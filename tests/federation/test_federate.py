@@ -15,18 +15,38 @@ from calibration.federation.wire.tensors import Wire
 from calibration.model.hooked import HookedModel
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
-from calibration.settings import SiteFit
 from calibration.state import StateStore
 from calibration.task import TaskDefinition
+from ifedicl_serve.contract.prompt import PromptTemplate, Turns
 from ifedicl_serve.errors import DataError
 from tests.federation.conftest import SETTINGS, LoopGrid
-from tests.federation.running import held, kinds, run
+from tests.federation.running import Killed, KilledIn, held, kinds, run
+
+PLAIN = PromptTemplate.of("Text: {text}\nLabel:")
+CHAT = PromptTemplate(
+    head="<|endoftext|>system\nShort.\n<|endoftext|>user\n",
+    tail="\n<|endoftext|>assistant\n",
+    label_prefix="",
+    separator="\n<|endoftext|>",
+    turns=Turns(
+        first="<|endoftext|>user\n",
+        later="user\n",
+        asked="user\n",
+        tail="\n<|endoftext|>assistant\n",
+    ),
+)
 
 # -- equal to a calibration in one process
 
 
 @pytest.mark.parametrize(
-    ("fit", "readout"), [("coefficients", "none"), ("channels", "head"), ("head", "auto")]
+    ("fit", "readout", "prompt"),
+    [
+        ("coefficients", "none", CHAT),
+        ("channels", "head", PLAIN),
+        ("head", "auto", PLAIN),
+        ("auto", "auto", PLAIN),
+    ],
 )
 def test_equals_a_calibration_in_one_process(
     grid: LoopGrid,
@@ -37,9 +57,11 @@ def test_equals_a_calibration_in_one_process(
     tmp_path: Path,
     fit,
     readout,
+    prompt: PromptTemplate,
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, fit=fit, readout=readout)
-    asked = invitation.model_copy(update={"settings": settings})
+    task = dataclasses.replace(task, prompt=prompt)
+    settings = dataclasses.replace(SETTINGS, fit=fit, readout=readout, least_held_out=1)
+    asked = invitation.model_copy(update={"settings": settings, "prompt": prompt})
     federated = run(grid, asked, tmp_path / "federated")
     parts = [examples[:5], examples[5:9], examples[9:]]
     rows = [Rows(*split_held_out(part, 0.2, settings.seed)) for part in parts]
@@ -51,6 +73,7 @@ def test_equals_a_calibration_in_one_process(
         assert torch.equal(held(federated)[name], tensor)
     assert federated.done.state.losses == local.done.state.losses
     assert federated.done.measured == local.done.measured
+    assert federated.done.trials == local.done.trials
     ours, theirs = (one.artifact.spec.calibration for one in (federated, local))
     assert ours.client_sizes == theirs.client_sizes == (4, 3, 2)
     assert ours.round_losses == theirs.round_losses
@@ -69,9 +92,9 @@ def test_clients_fit_to_what_the_coordinator_keeps(
     sent = {name: record for message in grid.sent for name, record in message.content.items()}
     vector = tensor_of(sent["vector"], wire, asked.vector_shape)
     assert torch.equal(vector, outcome.artifact.context_vector)
-    for done in (1, 2, 3):
-        told = tensor_of(sent[f"channels.{done}"], wire, asked.values_shape("channels"))
-        assert torch.equal(told, state.values["channels"][done])
+    told = [record for name, record in sent.items() if name.startswith("channels.")]
+    for record, kept in zip(told[1:], state.values["channels"][1:], strict=True):
+        assert torch.equal(tensor_of(record, wire, asked.values_shape("channels")), kept)
     assert outcome.artifact.spec.calibration.settings["wire"] == wire
     for node in grid.nodes.values():
         node.forget()
@@ -90,21 +113,6 @@ def test_a_private_federation_fits_channels(
 
 
 # -- killed and resumed
-
-
-class Killed(Exception):
-    """Stands for a kill after a round has been saved."""
-
-
-class KilledIn(Progress):
-    def __init__(self, round_index: int) -> None:
-        super().__init__()
-        self.round_index = round_index
-
-    def fitting(self, fit: SiteFit, client: int, round_index: int):
-        if round_index == self.round_index:
-            raise Killed
-        return super().fitting(fit, client, round_index)
 
 
 @pytest.mark.parametrize(("fit", "round_index"), [("coefficients", 0), ("channels", 2)])

@@ -63,10 +63,8 @@ def test_a_private_client_gives_the_same_answer_when_asked_again(
             node.forget()
             message.content["invitation"] = private.to_record()
             message.content["vector"] = tensor_record(torch.rand(3, 2, 64), "fp32")
-            round_index = message.content["ask"]["round"]
-            message.content[f"coefficients.{round_index}"] = tensor_record(
-                torch.rand(3, 2, 2), "fp32"
-            )
+            values = message.content["ask"]["values"]
+            message.content[f"coefficients.{values}"] = tensor_record(torch.rand(3, 2, 2), "fp32")
         assert grid.app(message, node.context).content == first.content
 
 
@@ -191,8 +189,8 @@ def test_a_private_client_tells_no_sums(
     node.forget()
     channels = dataclasses.replace(private.settings, fit="channels", readout="none")
     asked = private.model_copy(update={"settings": channels})
-    after = message.content["ask"].get("round", told["reading.channels"]["round"])
-    others = {f"channels.{done}" for done in range(4) if done != after}
+    values = message.content["ask"].get("values", told["reading.channels"]["values"])
+    others = {k for k in told if k.startswith("channels.")} - {f"channels.{values}"}
     content = {**told, **message.content, "invitation": asked.to_record()}
     message.content = RecordDict({k: v for k, v in content.items() if k not in others})
     status = grid.app(message, node.context).content["status"]

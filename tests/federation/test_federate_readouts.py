@@ -1,8 +1,10 @@
 """Readouts over messages: the same for every partition of the same rows, and lies about sums."""
 
 import dataclasses
+import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +15,26 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from calibration import ladder
-from calibration.data.examples import Example
-from calibration.federation.client.participant import Owner
+from calibration.data.examples import Example, split_held_out
+from calibration.data.rows import Rows
+from calibration.federation.client.participant import Owner, Participant
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import array_record
+from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel
+from calibration.readout import reader
+from calibration.readout.directions import Directions, directions
+from calibration.readout.fit import fit_readouts, readout_tensors
+from calibration.readout.folds import FOLDS
+from calibration.readout.reader import Readers
+from calibration.readout.statistics import Statistics
+from calibration.run.local import Job, calibrate_here
+from calibration.run.progress import Progress
+from calibration.state import StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import QuorumError
-from tests.federation.conftest import SETTINGS, LoopGrid
+from tests.federation.conftest import SETTINGS, LoopGrid, Tamper
 from tests.federation.running import held, kinds, run
 from tests.federation.test_federate_faults import array, nan, with_arrays
 
@@ -72,6 +85,34 @@ def test_label_rows_are_the_same_however_the_rows_are_split(
             torch.testing.assert_close(
                 other[name], expected, rtol=1e-5, atol=float(1e-5 * expected.abs().max())
             )
+
+
+def test_clients_of_one_label_or_without_held_out_rows_choose_the_rung_that_one_process_does(
+    invitation: Invitation,
+    rows: list[Example],
+    llama: HookedModel,
+    llama_folder: Path,
+    task: TaskDefinition,
+    tmp_path: Path,
+) -> None:
+    parts = [[row for row in rows if row.label == label] for label in task.names]
+    grid = grid_of(parts, llama_folder, tmp_path)
+    grid.owners[1] = dataclasses.replace(grid.owners[1], held_out=0.0)
+    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto", least_held_out=1)
+    asked = invitation.model_copy(update={"settings": settings})
+    terms = Terms(len(parts), len(parts), wait=5, timeout=5)
+    federated = run(grid, asked, tmp_path / "federated", terms)
+    split = [
+        Rows(*split_held_out(part, grid.owners[number].held_out, settings.seed))
+        for number, part in enumerate(parts)
+    ]
+    job = Job(llama, invitation.model, task, split, [], settings)
+    local = calibrate_here(job, tmp_path / "local", StateStore(tmp_path / "s", "x"), Progress())
+    assert len(local.done.trials) == len(ladder.LADDER)
+    assert federated.done.trials == local.done.trials
+    assert federated.artifact.spec.rung == local.artifact.spec.rung
+    for name, tensor in held(local).items():
+        assert torch.equal(held(federated)[name], tensor)
 
 
 def test_a_client_that_holds_out_nothing_takes_part(
@@ -151,19 +192,29 @@ def test_garbage_costs_its_sender_its_rows(
     assert [kind for kind in asked if kind.startswith("query.")][-1] == spoiled
 
 
-@pytest.mark.parametrize("part", ["strength", "left_out", "theta", "count", "fit"])
+WRONG = {
+    "fit": ("query.curvatures", 3),
+    "strength": ("query.curvatures", -1),
+    "left_out": ("query.curvatures", 5),
+    "theta": ("query.curvatures", math.nan),
+    "count": ("query.curvatures", 10**9),
+    "fits": ("query.statistics", ["text"]),
+}
+
+
+@pytest.mark.parametrize("part", WRONG)
 def test_a_client_refuses_what_no_coordinator_asks(
     grid: LoopGrid, head: Invitation, tmp_path: Path, part: str
 ) -> None:
     run(grid, head, tmp_path / "toy")
-    message = next(one for one in grid.sent if one.metadata.message_type == "query.curvatures")
-    arrays = {name: array.numpy() for name, array in message.content["asked"].items()}
+    kind, wrong = WRONG[part]
+    message = next(one for one in grid.sent if one.metadata.message_type == kind)
+    arrays = {name: array.numpy() for name, array in message.content.get("asked", {}).items()}
     ask = dict(message.content["ask"])
-    wrong = {"strength": -1, "left_out": 5, "theta": math.nan, "count": 10**9, "fit": "text"}
     if part in arrays:
-        arrays[part] = np.full_like(arrays[part], wrong[part])
+        arrays[part] = np.full_like(arrays[part], wrong)
     else:
-        ask[part] = wrong[part]
+        ask[part] = wrong
     reply = ask_again(grid, message, ask, array_record(arrays))
     assert reply["status"]["status"] == "refused"
     assert "its own log" not in reply["status"]["reason"]
@@ -199,8 +250,11 @@ def test_messages_hold_no_text_and_no_token_id(
     numbers = {"client", "examples", "held_out", "count", "label_counts", "losses", "loss", "rows"}
     for reply in grid.received:
         content = reply.content
-        assert set(content) <= {"status", "numbers", "answer"}
+        assert set(content) <= {"status", "numbers", "answer", "weights"}
         assert content["status"] == ConfigRecord({"status": "ok"})
+        if "weights" in content:  # of the model, once, when it joins
+            digest = invitation.model.weights_digest
+            assert content["weights"] == ConfigRecord({"digest": digest})
         assert set(content["numbers"]) <= numbers
         for value in content["numbers"].values():
             assert isinstance(value, int | float | list)
@@ -210,6 +264,101 @@ def test_messages_hold_no_text_and_no_token_id(
             ids = llama.tokenizer(example.text)["input_ids"]
             for width in (np.int16, np.int32, np.int64):
                 assert np.array(ids[:4], width).tobytes() not in wire
+
+
+def test_readouts_of_the_whole_ladder_are_fitted_in_a_dozen_messages(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path
+) -> None:
+    """To a client: a message is a process of Flower's."""
+    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto", least_held_out=1)
+    run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    asked = Counter(
+        message.metadata.message_type for message in grid.sent if message.metadata.dst_node_id == 10
+    )
+    assert asked["query.statistics"] == asked["query.losses"] == asked["evaluate.judge"] == 1
+    assert asked["query.curvatures"] <= 12
+
+
+def test_a_client_solves_for_directions_once(
+    grid: LoopGrid, head: Invitation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for every message; and what they were solved from is never told otherwise."""
+    solved: list[Statistics] = []
+
+    def counted(told: Statistics) -> list[Directions]:
+        solved.append(told)
+        return directions(told)
+
+    monkeypatch.setattr(reader, "directions", counted)
+    run(grid, head, tmp_path / "toy")
+    assert len(solved) == len(grid.nodes) * FOLDS
+    message = next(one for one in grid.sent if one.metadata.message_type == "query.losses")
+    sums = {name: array.numpy() for name, array in message.content["sums.none"].items()}
+    sums["counts"] += 1
+    message.content["sums.none"] = array_record(sums)
+    reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context).content
+    reason = "was sent another sums.none than before in the same run"
+    assert reply["status"] == ConfigRecord({"status": "refused", "reason": reason})
+
+
+def silent_at(kind: str, number: int) -> Tamper:
+    """Whose answer to the so-manieth message of a kind does not arrive."""
+    answered = itertools.count(1)
+
+    def tamper(seen: str, content: RecordDict) -> RecordDict | None:
+        return None if seen == kind and next(answered) == number else content
+
+    return tamper
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"), [("query.losses", 1), ("query.curvatures", 1), ("query.curvatures", 4)]
+)
+def test_a_client_that_goes_amid_the_rounds_is_left_out_of_them_from_the_beginning(
+    grid: LoopGrid,
+    head: Invitation,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    number: int,
+) -> None:
+    """What it told of its rows before stands: the others are not told a second sum, whose
+    difference to the first would be that client's."""
+    grid.nodes[12].tamper = silent_at(kind, number)
+    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
+    with caplog.at_level("INFO", logger="flwr"):
+        outcome = run(grid, head, tmp_path / "toy", terms)
+    assert f"{kind}: client 2 did not answer in time" in caplog.text
+    assert "readouts are fitted anew, without the rows of clients [2]" in caplog.text
+    owners = grid.owners.values()
+    parts = [Participant(owner, head).read(None, by_held_out=False).reader for owner in owners]
+    everybody = Readers({"none": parts})
+    told = everybody.statistics(["none"])
+    everybody.learn(told)
+    rung = Rung("none", "head")
+    stack = fit_readouts(Readers({"none": parts[:2]}), [rung], len(head.labels))[rung]
+    for name, tensor in readout_tensors(told["none"], stack, "head").items():
+        assert torch.equal(outcome.done.tensors_of(rung)[name], tensor)
+
+
+def test_too_few_for_a_readout_are_an_error_that_loses_no_round(
+    grid: LoopGrid, invitation: Invitation, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = dataclasses.replace(SETTINGS, fit="channels", readout="head")
+    asked = invitation.model_copy(update={"settings": settings})
+    undisturbed = run(grid, asked, tmp_path / "undisturbed")
+    for node in grid.nodes.values():
+        node.forget()
+    grid.nodes[12].tamper = silent_at("query.curvatures", 3)
+    terms = Terms(clients=3, quorum=3, wait=5, timeout=0.3)
+    with pytest.raises(QuorumError, match="2 clients answered query.curvatures, 3 are needed"):
+        run(grid, asked, tmp_path / "toy", terms)
+    assert "query.curvatures: client 2 did not answer in time" in caplog.text
+    before = len(grid.received)
+    outcome = run(grid, asked, tmp_path / "toy", terms)
+    assert outcome.artifact.digest == undisturbed.artifact.digest
+    asked_again = {reply.metadata.message_type for reply in grid.received[before:]}
+    assert not any(kind.startswith("train.") for kind in asked_again)
 
 
 def parts_of(part):

@@ -11,7 +11,7 @@ import pytest
 
 from calibration.command.federate import federate
 from calibration.federation.coordinator.app import FederationJob
-from calibration.federation.simulate import data_digests, owners_of
+from calibration.federation.simulate import backend, data_digests, owners_of
 from calibration.federation.wire.invitation import Invitation
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import DataError
@@ -155,6 +155,25 @@ def test_partition_writes_files_that_simulation_reads_in_order(
     (tmp_path / "parts").mkdir()
     with pytest.raises(DataError, match="holds no data file .*ifedicl partition"):
         owners_of([tmp_path / "parts"], str(llama_folder), "text", "label", 0.2, False)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "gpus", "client"),
+    [
+        (256, 0, {"num_cpus": 1, "num_gpus": 0}),  # a model a core, in one thread each
+        (256, 2, {"num_cpus": 1, "num_gpus": 0.25}),
+        (4096, 0, {"num_cpus": 8, "num_gpus": 0}),  # one model, in turn
+        (4096, 2, {"num_cpus": 8, "num_gpus": 2}),
+    ],
+)
+def test_a_wide_model_is_loaded_once_and_not_once_a_core(
+    hidden_size: int, gpus: int, client: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    chosen = backend(hidden_size)
+    assert chosen["client_resources"] == client
+    assert chosen["init_args"] == {"num_cpus": 8, "num_gpus": gpus, "include_dashboard": False}
 
 
 def test_a_job_survives_its_file(invitation, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A CSV file: dropped or chosen, read here, scored in batches, and safe to open afterwards."""
 
+import codecs
 import csv
 import io
 
@@ -36,7 +37,7 @@ def download(page):
     with page.expect_download() as started:
         page.get_by_role("button", name="Download").click()
     saved = started.value
-    text = open(saved.path(), encoding="utf-8", newline="").read()
+    text = open(saved.path(), encoding="utf-8-sig", newline="").read()
     return saved.suggested_filename, list(csv.reader(io.StringIO(text)))
 
 
@@ -138,9 +139,41 @@ def test_a_semicolon_file_of_windows_comes_back_with_its_semicolons(page):
     score(page)
     with page.expect_download() as started:
         page.get_by_role("button", name="Download").click()
-    lines = open(started.value.path(), encoding="utf-8").read().splitlines()
+    raw = started.value.path().read_bytes()
+    assert raw.startswith(codecs.BOM_UTF8)  # case 15: by it Excel knows that it is UTF-8
+    lines = raw.decode("utf-8-sig").splitlines()
     assert lines[0] == "id;text;predicted_label;predicted_score"
     assert lines[1].startswith('1;"Wo ist meine Karte für März; und nun?";')
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+def test_case_15_a_byte_order_mark_is_believed(page, url, encoding):
+    texts = ["Wo ist meine Karte für März?", "私のカードはどこですか"]
+    page.get_by_role("radio", name="CSV file").check()
+    raw = ("\ufeff" + table(texts)).encode(encoding)
+    page.locator("#file").set_input_files(file("marked.csv", raw))
+    expect(page.locator("#sheet-name")).to_have_text("marked.csv 2 rows")
+    score(page)
+    _, (header, *rows) = download(page)
+    assert header[:2] == ["id", "text"]
+    assert [row[1] for row in rows] == texts
+    assert [row[2] for row in rows] == [one["label"] for one in answers(url, "banking", texts)]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        table(["hello"]).encode("utf-16-le"),
+        table(["hello"]).encode("utf-32"),
+        b"id,text\r\n1,a\0b\r\n",
+    ],
+    ids=["utf-16 unmarked", "utf-32", "nul"],
+)
+def test_case_15_a_file_with_nuls_is_no_text(page, raw):
+    page.get_by_role("radio", name="CSV file").check()
+    page.locator("#file").set_input_files(file("odd.csv", raw))
+    expect(page.get_by_role("alert")).to_contain_text("Save it as UTF-8.")
+    expect(page.locator("#sheet")).to_be_hidden()
 
 
 @pytest.mark.parametrize(

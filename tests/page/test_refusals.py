@@ -140,6 +140,19 @@ def test_a_wrong_key_is_asked_for_again(locked):
     expect(locked.get_by_role("complementary")).to_be_visible()
 
 
+@pytest.mark.parametrize("key", ["schl\xfcssel", "two words"])
+def test_case_10_a_key_that_no_request_could_send_is_not_taken(locked, key):
+    """The server was said to be out of reach."""
+    give(locked, key)
+    assert locked.get_by_label("Key", exact=True).evaluate(
+        "input => input.validity.patternMismatch"
+    )
+    expect(locked.get_by_role("dialog")).to_be_visible()
+    assert locked.evaluate("sessionStorage.length") == 0
+    give(locked, f" {KEY} ")
+    expect(locked.get_by_role("complementary")).to_be_visible()
+
+
 def test_who_has_no_key_is_told_why_there_is_nothing(locked):
     expect(locked.get_by_role("dialog")).to_be_visible()
     locked.keyboard.press("Escape")

@@ -10,6 +10,7 @@ PATCHES = (
     f"{PLUGIN}.lora_head:refuse_lora_of_lm_head",
     f"{PLUGIN}.nan_counts:count_nans_in_logits",
     "api.vllm.admission:admit_classifications",
+    "api.vllm.border:name_tasks_ourselves",
     "api.vllm.command:vllm_serve",
     "api.vllm.counters:counting_in_files",
     "api.vllm.drain:drain_before_shutdown",
@@ -18,6 +19,7 @@ PATCHES = (
     "api.vllm.plugins:enable_plugins",
     "api.vllm.queue_time:record_queue_time",
     "api.vllm.quiet:quieten_log",
+    "api.vllm.upgrades:decline_upgrades",
 )
 # What changes something and is no patch.
 NO_PATCH = {

@@ -8,10 +8,12 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import uvicorn.config
 from torch import nn
 
 from api.limits.admission import Admission
 from api.vllm.admission import admit_classifications
+from api.vllm.border import name_tasks_ourselves
 from api.vllm.counters import counting_in_files
 from api.vllm.drain import drain_before_shutdown
 from api.vllm.generate import serve_tasks_as_models
@@ -19,6 +21,8 @@ from api.vllm.listed import list_tasks_as_models
 from api.vllm.plugins import enable_plugins
 from api.vllm.queue_time import record_queue_time
 from api.vllm.quiet import quieten_log
+from api.vllm.upgrades import decline_upgrades
+from ifedicl_serve.errors import ModelError
 from ifedicl_serve.plugin.patches.cache_salt import salt_requests_by_task
 from ifedicl_serve.plugin.patches.failures import end_failed_generations
 from ifedicl_serve.plugin.patches.lora_head import refuse_lora_of_lm_head
@@ -201,6 +205,16 @@ def test_adapters_of_lm_head():
     assert "lm_head" in Model.embedding_modules  # vLLM's own class is as it was
 
 
+def test_a_variable_by_which_nan_ends_a_worker_is_refused(monkeypatch, variable):
+    """A task that cannot be loaded would end the engine, and every request in it."""
+    variable("VLLM_COMPUTE_NANS_IN_LOGITS")
+    monkeypatch.setenv("VLLM_RAISE_ON_LOGIT_NANS", "1")
+    with pytest.raises(ModelError, match="VLLM_RAISE_ON_LOGIT_NANS is set.* unset it"):
+        count_nans_in_logits()
+    monkeypatch.setenv("VLLM_RAISE_ON_LOGIT_NANS", "0")
+    count_nans_in_logits()
+
+
 def test_counts_of_nan(variable):
     twice(count_nans_in_logits, state=variable("VLLM_COMPUTE_NANS_IN_LOGITS"))
 
@@ -213,6 +227,7 @@ def client():
     """An engine client, with what `api` changes of it."""
     return SimpleNamespace(
         check_admission=lambda n=1, request_id=None: None,
+        add_request=lambda request_id, prompt, params: None,
         shutdown=lambda timeout=None: None,
         errored=False,
         logger_manager=SimpleNamespace(stat_loggers=[]),
@@ -221,6 +236,10 @@ def client():
 
 def test_the_engines_queue(client):
     twice(admit_classifications, client, state=lambda: client.check_admission)
+
+
+def test_what_the_engine_is_asked(client):
+    twice(name_tasks_ourselves, client, state=lambda: client.add_request)
 
 
 def test_the_engines_end(client):
@@ -247,6 +266,11 @@ def test_models_that_are_tasks():
 def test_the_list_of_models():
     state = SimpleNamespace(openai_serving_models=object())
     twice(list_tasks_as_models, state, None, state=lambda: state.openai_serving_models)
+
+
+def test_offers_of_another_protocol(monkeypatch):
+    monkeypatch.setattr(uvicorn.config, "HTTP_PROTOCOLS", {"auto": "uvicorn's"})
+    twice(decline_upgrades, state=uvicorn.config.HTTP_PROTOCOLS.copy)
 
 
 def test_plugins(variable):

@@ -10,7 +10,6 @@ from functools import lru_cache
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from pydantic import TypeAdapter, ValidationError
 
 from calibration.federation.client.answers import Answers
 from calibration.federation.client.memory import Forgotten, Memory
@@ -22,6 +21,7 @@ from calibration.federation.wire.messages import (
     REFUSED,
     REJOIN,
     Numbers,
+    member_record,
     not_ok,
     ok,
     tensor_record,
@@ -70,7 +70,7 @@ def client_app(owner_of: Callable[[Context], Owner]) -> ClientApp:
 
 def join(asked: Question) -> RecordDict:
     """Introduce the client."""
-    return ok(asked.participant.introduce().model_dump())
+    return member_record(asked.participant.introduce())
 
 
 def extract(asked: Question) -> RecordDict:
@@ -87,8 +87,8 @@ def extract(asked: Question) -> RecordDict:
 
 def fit(asked: Question) -> RecordDict:
     """The client's values at the sites after a round."""
-    kind, round_index = asked.site_fit(), asked.round(first=0)
-    vector, values = asked.vector(), asked.values(kind, round_index)
+    kind, round_index = asked.site_fit(), asked.round()
+    vector, values = asked.vector(), asked.values(kind)
 
     def answer() -> RecordDict:
         update = asked.participant.fit(kind, vector, values, round_index)
@@ -99,25 +99,27 @@ def fit(asked: Question) -> RecordDict:
 
 
 def held_out(asked: Question) -> RecordDict:
-    """The client's held-out loss under the values after a round."""
-    injection = asked.injection(asked.site_fit(), asked.round(first=1))
-    loss, rows = asked.participant.held_out_loss(injection)
+    """The client's held-out loss under values at the sites."""
+    loss, rows = asked.participant.held_out_loss(asked.injection(asked.site_fit()))
     return ok({"loss": loss, "rows": rows})
 
 
 def statistics(asked: Question) -> RecordDict:
     """Sums over the client's rows."""
-    return ok({}, statistics_record(asked.read(asked.fit()).reader.statistics()))
+    by_fit = (asked.read(fit).reader.statistics() for fit in asked.fits())
+    return ok({}, statistics_record([one for by_fold in by_fit for one in by_fold]))
 
 
 def losses(asked: Question) -> RecordDict:
     """Losses of readouts, summed over the client's rows."""
-    return ok({}, losses_record(asked.taught(asked.fit()).reader.losses(asked.sums())))
+    wanted = asked.sums()
+    return ok({}, losses_record(asked.readers(wanted).losses(wanted)))
 
 
 def curvatures(asked: Question) -> RecordDict:
     """The same with derivatives."""
-    return ok({}, curvatures_record(asked.taught(asked.fit()).reader.curvatures(asked.sums())))
+    wanted = asked.sums()
+    return ok({}, curvatures_record(asked.readers(wanted).curvatures(wanted)))
 
 
 def noisy_statistics(asked: Question) -> RecordDict:
@@ -187,16 +189,3 @@ def _once(step: str, participant: Participant, answer: Callable[[], RecordDict])
 @lru_cache(maxsize=4)
 def _participant(owner: Owner, invitation: str) -> Participant:
     return Participant(owner, Invitation.parse(invitation))
-
-
-def owner_from_node(context: Context) -> Owner:
-    """The owner as `flower-supernode --node-config` names it: nothing the coordinator can set."""
-    try:
-        return TypeAdapter(Owner).validate_python(dict(context.node_config))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name = ".".join(map(str, problem["loc"]))
-        raise FederationError(f"was started with a wrong {name}: {problem['msg']}") from error
-
-
-app = client_app(owner_from_node)

@@ -1,11 +1,8 @@
-"""What a client remembers between messages, in Flower's context: what it was told, and what it
-has read of its rows.
-
-A SuperNode answers every message in a process of its own, so nothing else lasts. What is read
-stays here: no answer is made of it but sums.
+"""What a client remembers between messages of a run: what it was told, what it has read of its
+rows, and what it has learnt of both. That stays here: no answer is made of it but sums.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
@@ -20,13 +17,14 @@ from calibration.federation.wire.messages import (
 from calibration.model.score import Features
 from calibration.privacy.readout import PrivateRows
 from calibration.readout.reader import Reader
+from calibration.readout.statistics import Statistics
 from calibration.settings import SITE_FITS
 from calibration.stages.read import Read
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
 
 TOPICS = (INVITATION, VECTOR, READING, SUMS, *SITE_FITS)
-READ = "read"
+READ, LEARNT = "read", "learnt"
 
 
 class Forgotten(Exception):
@@ -74,6 +72,16 @@ class Memory:
         if name not in self.records:
             self.records[name] = _kept(read())
         return _read(self.records.array_records[name])
+
+    def teach(self, fit: Fit, reader: Reader, sums: Callable[[], Sequence[Statistics]]) -> None:
+        """What all clients' rows under a fit add up to: directions are solved for once. It cannot
+        be stale, as neither the sums are told again (`keep`) nor the rows read."""
+        name = told_name(LEARNT, fit)
+        if name not in self.records:
+            reader.learn(sums())
+            self.records[name] = array_record({"scores": reader.scores, "u": reader.u})
+        learnt = self.records.array_records[name]
+        reader.scores, reader.u = learnt["scores"].numpy(), learnt["u"].numpy()
 
     def read_privately(self, fit: Fit, read: Callable[[], PrivateRows]) -> PrivateRows:
         """The same of a private client."""

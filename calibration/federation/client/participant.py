@@ -6,6 +6,7 @@ for the coordinator and quotes nothing of the data.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from calibration.model.hooked import HookedModel, longest_prompt
 from calibration.model.lengths import fitting
 from calibration.model.load import open_model
 from calibration.privacy.readout import PrivateRows
-from calibration.settings import Settings, SiteFit
+from calibration.settings import Machine, Settings, SiteFit
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
 from calibration.stages.read import Read, held_out_loss, read_privately, read_rows
@@ -31,6 +32,8 @@ from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, FederationError
+
+logger = logging.getLogger("flwr")  # Flower shows this logger's lines
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,11 @@ class Owner:
     text_column: str = "text"
     label_column: str = "label"
     held_out: float = 0.2
-    dtype: str = "fp32"
-    device: str = "auto"
     max_epsilon: float = 0.0
     max_delta: float = 1e-5
     answers: Path | None = None
     truncate: bool = False
+    machine: Machine = Machine()
 
     def rows(self, task: TaskDefinition | None = None, seed: int = 0) -> Rows:
         """Its rows; as examples of a task, if one is given. Raises DataError for rows it cannot
@@ -79,7 +81,10 @@ class Participant:
     def __init__(self, owner: Owner, invitation: Invitation) -> None:
         self.owner, self.invitation, self.task = owner, invitation, invitation.task
         _refuse_less_privacy(owner, invitation.settings)
-        mismatch = invitation.model.mismatch(_identity(owner.model))
+        asked, own = invitation.model, _identity(owner.model)
+        # A coordinator that has no weights learns from its clients which theirs are.
+        known = asked if asked.weights_digest else asked.with_weights(own.weights_digest)
+        mismatch = known.mismatch(own)
         if mismatch:
             raise FederationError(
                 f"runs another base model ({mismatch}); start it with the coordinator's model"
@@ -92,13 +97,16 @@ class Participant:
 
     @cached_property
     def model(self) -> HookedModel:
-        return _model(self.owner.model, self.owner.dtype, self.owner.device)
+        return _model(self.owner.model, self.owner.machine)
 
     def introduce(self) -> Member:
-        """Its number and how many rows it has."""
+        """Its number, how many rows it has, and its model's weights."""
         rows = self.rows
         return Member(
-            client=self.owner.client, examples=len(rows.train), held_out=len(rows.held_out)
+            client=self.owner.client,
+            examples=len(rows.train),
+            held_out=len(rows.held_out),
+            weights=_identity(self.owner.model).weights_digest,
         )
 
     def extract(self) -> ClientVector:
@@ -152,8 +160,8 @@ def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:
 
 
 @lru_cache(maxsize=1)
-def _model(name: str, dtype: str, device: str) -> HookedModel:
-    return open_model(name, dtype, device)
+def _model(name: str, machine: Machine) -> HookedModel:
+    return open_model(name, machine, logger.info)
 
 
 @lru_cache(maxsize=1)

@@ -17,24 +17,25 @@ from calibration.federation.wire.messages import (
     ASKED,
     READING,
     SUMS,
+    VALUES,
     VECTOR,
     tensor_of,
     told_name,
 )
-from calibration.federation.wire.sums import asked_of, noisy_of, statistics_of, theta_of
+from calibration.federation.wire.sums import FITS, asked_of, noisy_of, statistics_of, theta_of
 from calibration.ladder import LADDER, Rung, private_rung, rungs_of
 from calibration.model.sites import injection_of
 from calibration.privacy.readout import PrivateReader, PrivateRows
 from calibration.readout.noisy import STEPS
+from calibration.readout.reader import Readers
 from calibration.readout.stack import Asked
-from calibration.readout.statistics import Doubles
-from calibration.settings import SITE_FITS, SiteFit
+from calibration.readout.statistics import Doubles, Statistics
+from calibration.settings import SiteFit
 from calibration.stages.read import Read
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
 
-FITS: tuple[Fit, ...] = ("none", *SITE_FITS)
 RUNGS = {rung.name: rung for rung in LADDER}
 
 
@@ -62,18 +63,26 @@ class Question:
 
     def site_fit(self) -> SiteFit:
         """Which of those that the settings fit at the sites."""
-        settings = self.invitation.settings
-        fitted = {rung.fit for rung in rungs_of(settings.fit, settings.readout)} - {"none"}
-        return cast(SiteFit, self._fit_among(sorted(fitted)))
+        settings, asked = self.invitation.settings, self._ask().get("fit")
+        fitted = sorted({rung.fit for rung in rungs_of(settings.fit, settings.readout)} - {"none"})
+        if asked not in fitted:
+            raise FederationError(
+                f"was asked for fit {asked!r}, expected one of {', '.join(fitted) or 'none'}"
+            )
+        return cast(SiteFit, asked)
 
-    def fit(self) -> Fit:
+    def fits(self) -> list[Fit]:
         """Under which rows are read."""
-        return self._fit_among(FITS)
+        asked = self._ask().get("fits")
+        some = isinstance(asked, list) and 1 <= len(asked) <= len(FITS)
+        if not isinstance(asked, list) or not some or set(asked) - set(FITS):
+            raise FederationError(f"was asked for fits {asked!r}, of {', '.join(FITS)}")
+        return cast(list[Fit], asked)
 
-    def round(self, first: int) -> int:
-        """A round's number, from `first` on."""
+    def round(self) -> int:
+        """A round's number."""
         asked, rounds = self._ask().get("round"), self.invitation.settings.rounds
-        if type(asked) is not int or asked not in range(first, first + rounds):
+        if type(asked) is not int or asked not in range(rounds):
             raise FederationError(f"was asked for round {asked!r}, which is none of the task's")
         return asked
 
@@ -97,14 +106,13 @@ class Question:
         invitation = self.invitation
         return tensor_of(self.memory.arrays(VECTOR), invitation.wire, invitation.vector_shape)
 
-    def values(self, fit: SiteFit, round_index: int) -> Tensor:
-        """Those at the sites [layers, 2, ...] after so many rounds."""
-        record, invitation = self.memory.arrays(told_name(fit, round_index)), self.invitation
-        return tensor_of(record, invitation.values_wire(fit), invitation.values_shape(fit))
+    def values(self, fit: SiteFit) -> Tensor:
+        """Those at the sites [layers, 2, ...] that are asked about."""
+        return self._values(fit, self._ask())
 
-    def injection(self, fit: SiteFit, round_index: int) -> Injection:
+    def injection(self, fit: SiteFit) -> Injection:
         """Of those values."""
-        return injection_of(fit, self.vector())(self.values(fit, round_index))
+        return injection_of(fit, self.vector())(self.values(fit))
 
     def read(self, fit: Fit) -> Read:
         """The client's rows under a fit, as it was told to read them."""
@@ -117,10 +125,18 @@ class Question:
 
     def taught(self, fit: Fit) -> Read:
         """The same, once it has learnt what all clients' rows add up to."""
-        sums = statistics_of(self.memory.arrays(told_name(SUMS, fit)), self.invitation)
+
+        def sums() -> list[Statistics]:
+            record = self.memory.arrays(told_name(SUMS, fit))
+            return statistics_of(record, self.invitation, [fit])[fit]
+
         read = self.read(fit)
-        read.reader.learn(sums)
+        self.memory.teach(fit, read.reader, sums)
         return read
+
+    def readers(self, asked: Sequence[Asked]) -> Readers:
+        """Of the client's rows, for sums under these fits."""
+        return Readers({fit: [self.taught(fit).reader] for fit in {one.fit for one in asked}})
 
     def private_reader(self) -> PrivateReader:
         """Of the client's rows, for the one readout that is fitted to noisy sums."""
@@ -159,15 +175,11 @@ class Question:
         """What rows are read under."""
         if fit == "none":
             return None
-        return self.injection(fit, int(str(self._reading(fit)["round"])))
+        return injection_of(fit, self.vector())(self._values(fit, self._reading(fit)))
 
     def _ask(self) -> ConfigRecord:
         return self.request.config_records.get(ASK, ConfigRecord())
 
-    def _fit_among(self, known: Sequence[Fit]) -> Fit:
-        asked = self._ask().get("fit")
-        if asked not in known:
-            raise FederationError(
-                f"was asked for fit {asked!r}, expected one of {', '.join(known) or 'none'}"
-            )
-        return cast(Fit, asked)
+    def _values(self, fit: SiteFit, named: ConfigRecord) -> Tensor:
+        invitation, record = self.invitation, self.memory.arrays(told_name(fit, named.get(VALUES)))
+        return tensor_of(record, invitation.values_wire(fit), invitation.values_shape(fit))

@@ -18,9 +18,9 @@ from calibration.federation.wire.invitation import Invitation
 from calibration.result.report import write_report
 from calibration.run.progress import Progress
 from calibration.settings import SiteFit
+from calibration.stages.start import EMPTY, Shelf
 from calibration.state import StateStore, fingerprint
 from ifedicl_serve import __version__
-from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
@@ -28,7 +28,8 @@ logger = logging.getLogger("flwr")  # Flower shows and collects this logger's li
 
 class FederationJob(BaseModel):
     """A run of the coordinator: what is asked of whom, the folders of its artifact, its saved
-    state and its report, and digests of the clients' rows if they are simulated."""
+    state and its report, a task or a folder of tasks to start from, and digests of the clients'
+    rows if they are simulated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,6 +38,7 @@ class FederationJob(BaseModel):
     out: Path
     state: Path
     report: Path
+    start_from: Path | None = None
     data: tuple[str, ...] = ()
 
     @classmethod
@@ -64,16 +66,21 @@ class FederationJob(BaseModel):
         if not any(path.parent.iterdir()):
             path.parent.rmdir()
 
-    def fingerprint(self) -> str:
+    def shelf(self) -> Shelf:
+        """The tasks to start from. Raises DataError if none of them can be."""
+        return Shelf.read(self.start_from, self.invitation.model) if self.start_from else EMPTY
+
+    def fingerprint(self, shelf: Shelf) -> str:
         """What a saved state must have been made from to be continued. Clients that are not
         simulated keep their rows, and with them what those are, to themselves."""
-        return fingerprint(__version__, self.invitation.model_dump(mode="json"), self.data)
+        invitation = self.invitation.model_dump(mode="json")
+        return fingerprint(__version__, invitation, self.data, shelf.digests)
 
     def run(self, grid: Grid) -> None:
         """Calibrate with the clients on `grid`; the artifact and its report are the result."""
-        progress = LoggedProgress(self.invitation.settings.rounds)
-        store = StateStore(self.state, self.fingerprint())
-        outcome = federate(self.invitation, self.terms, self.out, grid, store, progress)
+        progress, shelf = LoggedProgress(self.invitation.settings.rounds), self.shelf()
+        store = StateStore(self.state, self.fingerprint(shelf))
+        outcome = federate(self.invitation, self.terms, self.out, grid, store, progress, shelf)
         progress.done()
         path = write_report(outcome, progress.seconds, self.report)
         artifact = outcome.artifact
@@ -102,9 +109,9 @@ class LoggedProgress(Progress):
         )
         logger.info("%s, round %d/%d: mean loss of %s", fit, rounds_done, self.rounds, means)
 
-    def reading(self, fit: Fit) -> None:
-        super().reading(fit)
-        logger.info("clients read their rows%s", "" if fit == "none" else f" under {fit}")
+    def comparing(self) -> None:
+        super().comparing()
+        logger.info("clients read their rows, for readouts and to compare rungs")
 
     def warn(self, warnings: Sequence[str]) -> None:
         for warning in warnings:

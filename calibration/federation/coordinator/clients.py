@@ -33,6 +33,7 @@ from calibration.federation.wire.messages import (
     HELD_OUT,
     JUDGE,
     READING,
+    VALUES,
     Member,
     count_of,
     held_out_of,
@@ -81,6 +82,7 @@ class RemoteClients:
             "sizes": self.sizes,
             "held_out": self.held_out,
             "ledger": self.fleet.ledger.rows(),
+            "weights": self.fleet.weights,
         }
 
     @property
@@ -108,29 +110,35 @@ class RemoteClients:
         """From all clients that are there; the vector goes out with the first round."""
         done = state.rounds_done(fit)
         self.progress.fitting(fit, 0, done)
-        self.letters.tell_values(state, fit, done)
+        values = self.letters.tell_values(state, fit, state.current(fit))
+        request: dict[str, Record] = {
+            ASK: ConfigRecord({"fit": fit, VALUES: values, "round": done})
+        }
         read = partial(self._read_update, fit, self._untouched(state, fit))
-        return self.letters.ask(FIT, self.numbers, _of_round(fit, done), read)
+        return self.letters.ask(FIT, self.numbers, request, read)
 
     def held_out_loss(self, state: State, fit: SiteFit) -> float | None:
         """Over all clients' rows together."""
         if not self.held_out:
             return None
-        done = state.rounds_done(fit)
-        self.letters.tell_values(state, fit, done)
-        told = self.letters.ask(HELD_OUT, self.numbers, _of_round(fit, done), _read_held_out)
+        values = self.letters.tell_values(state, fit, state.current(fit))
+        request: dict[str, Record] = {ASK: ConfigRecord({"fit": fit, VALUES: values})}
+        told = self.letters.ask(HELD_OUT, self.numbers, request, _read_held_out)
         rows = sum(count for _, count in told.values())
         _need_rows(rows, HELD_OUT)
         return sum(loss for loss, _ in told.values()) / rows
 
-    def readers(self, state: State, fit: Fit, rungs: Sequence[Rung]) -> RemoteReaders:
+    def readers(self, state: State, fits: Sequence[Fit], rungs: Sequence[Rung]) -> RemoteReaders:
         """Of all clients, which are told what to read their rows under."""
+        self.progress.comparing()
         self._by_held_out = self.held_out > 0 and any(rung.fit != "none" for rung in rungs)
-        self._tell_reading(state, fit)
-        return RemoteReaders(self.letters, self.numbers, fit, partial(self._announced, fit))
+        for fit in fits:
+            self._tell_reading(state, fit)
+        return RemoteReaders(self.letters, self.numbers, self._announced)
 
     def private_readers(self, state: State, fit: Fit) -> RemotePrivateReaders:
         """Of all clients, of the rows they fit to."""
+        self.progress.reading(fit)
         self._tell_reading(state, fit)
         return RemotePrivateReaders(self.letters, self.numbers, fit)
 
@@ -147,11 +155,9 @@ class RemoteClients:
         return judgement
 
     def _tell_reading(self, state: State, fit: Fit) -> None:
-        self.progress.reading(fit)
-        reading: dict[str, int | bool] = {"by_held_out": self._by_held_out}
+        reading: dict[str, str | bool] = {"by_held_out": self._by_held_out}
         if fit != "none":
-            reading["round"] = state.best_round(fit)
-            self.letters.tell_values(state, fit, state.best_round(fit))
+            reading[VALUES] = self.letters.tell_values(state, fit, state.best(fit))
         self.letters.tell(told_name(READING, fit), ConfigRecord({**reading}))
 
     def _announced(self, fit: Fit, member: Member) -> int:
@@ -192,10 +198,6 @@ class RemoteClients:
         judgement = judgement_of(sent, rows, rungs, self.labels)
         refuse_judgement(judgement)
         return judgement
-
-
-def _of_round(fit: SiteFit, round_index: int) -> dict[str, Record]:
-    return {ASK: ConfigRecord({"fit": fit, "round": round_index})}
 
 
 def _read_held_out(content: RecordDict, member: Member) -> tuple[float, int]:

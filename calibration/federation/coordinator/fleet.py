@@ -8,6 +8,7 @@ messages and nothing of what is computed from them.
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -70,10 +71,12 @@ class Terms:
 
 
 class Fleet:
-    """The clients of one run. `members` are those that accepted, by node."""
+    """The clients of one run. `members` are those that accepted, by node; they run one model, and
+    `weights` is the digest of its weights: the invitation's, or (empty before) that of most."""
 
     def __init__(self, grid: Grid, invitation: Invitation, terms: Terms, ledger: Ledger) -> None:
         self.grid, self.invitation, self.terms, self.ledger = grid, invitation, terms, ledger
+        self.weights = invitation.model.weights_digest
         self.members: dict[int, Member] = {}
         self.invited: dict[str, int] = {}  # nodes that have not answered yet, by message
         self.refused: set[int] = set()
@@ -85,6 +88,7 @@ class Fleet:
         while len(self.members) < self.terms.clients and time.monotonic() < deadline:
             self.invite()
             time.sleep(POLL_SECONDS)
+        self._agree_on_weights()
         self.need(len(self.members), "accepted the invitation")
 
     def invite(self) -> None:
@@ -125,7 +129,8 @@ class Fleet:
         answers: dict[int, Answer] = {}
         forgot = self._round({node: request for node in nodes}, kind, read, answers)
         full = RecordDict({**request, **reminder})
-        self._round({node: full for node in forgot}, kind, read, answers)
+        for node in self._round({node: full for node in forgot}, kind, read, answers):
+            logger.error("%s: client %d was restarted again; left out", kind, self._client(node))
         return dict(sorted(answers.items()))
 
     def need(self, count: int, did: str) -> None:
@@ -198,7 +203,28 @@ class Fleet:
                 self.ledger.weigh(self._client(node), kind, "up", reply.content)
             yield node, reply
 
+    def _agree_on_weights(self) -> None:
+        """Nothing of clients of different models can be averaged: those who run others than most
+        are left out."""
+        if self.weights or not self.members:
+            return
+        members = sorted(self.members.items(), key=lambda item: item[1].client)
+        self.weights = Counter(member.weights for _, member in members).most_common(1)[0][0]
+        for node, member in members:
+            if member.weights != self.weights:
+                del self.members[node]
+                self.refused.add(node)
+                logger.error("client %d %s; it is left out", member.client, self._others(member))
+
+    def _others(self, member: Member) -> str:
+        return (
+            f"runs other weights (digest {member.weights[:16]}) than most ({self.weights[:16]}); "
+            "start it with their checkpoint"
+        )
+
     def _admit(self, node: int, member: Member, online: set[int]) -> None:
+        if self.weights and member.weights != self.weights:
+            raise FederationError(self._others(member))
         taken = {other.client: at for at, other in self.members.items()}
         before = taken.get(member.client)
         if before is not None and before in online:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
 
 from calibration.federation.coordinator.fleet import Fleet
 from calibration.federation.wire.invitation import Invitation
@@ -36,15 +37,19 @@ class Letters:
         if topic not in self.told:
             self.told[topic] = self.news[topic] = record
 
-    def tell_values(self, state: State, fit: SiteFit, round_index: int) -> None:
-        """Those after so many rounds, in place of earlier ones; and the vector they belong to."""
-        invitation, name = self.invitation, told_name(fit, round_index)
+    def tell_values(self, state: State, fit: SiteFit, values: Tensor) -> str:
+        """In place of earlier ones of the fit; and the vector they belong to. Returns what they are
+        asked about by, their digest."""
+        invitation = self.invitation
         assert state.context_vector is not None
         self.tell(VECTOR, tensor_record(state.context_vector, invitation.wire))
+        record = tensor_record(values, invitation.values_wire(fit))
+        name = told_name(fit, record.object_id)
         for older in [one for one in self.told if one.startswith(told_name(fit, ""))]:
             if older != name:
                 del self.told[older]
-        self.tell(name, tensor_record(state.values[fit][round_index], invitation.values_wire(fit)))
+        self.tell(name, record)
+        return record.object_id
 
     def ask(
         self,

@@ -1,6 +1,7 @@
-"""Clients' rows under one fit, as readouts are fitted to them: every call is a message to each."""
+"""Clients' rows as readouts are fitted to them: every call is a message to each."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -31,34 +32,41 @@ from calibration.federation.wire.sums import (
     statistics_record,
 )
 from calibration.readout.reader import added, curvatures_added, losses_added
-from calibration.readout.stack import Asked, Curvature
+from calibration.readout.stack import Asked, Curvature, FewerRows
 from calibration.readout.statistics import Statistics
 from ifedicl_serve.contract.spec import Fit
+
+logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 
 Answer = TypeVar("Answer")
 
 
 class RemoteReaders:
-    """A client that misses a message is left out of all that follow, so that sums stay over the
-    same rows. `announced` says how many rows a client has to tell of."""
+    """A client that misses a message is left out of all that follow: what it told of its rows
+    stands, and losses go on over those of the others. `announced` says how many rows a client has
+    to tell of under a fit."""
 
     def __init__(
         self,
         letters: Letters,
         clients: Sequence[int],
-        fit: Fit,
-        announced: Callable[[Member], int],
+        announced: Callable[[Fit, Member], int],
     ) -> None:
         self.letters, self.invitation = letters, letters.invitation
-        self.clients, self.fit, self.announced = list(clients), fit, announced
+        self.clients, self.announced = list(clients), announced
 
-    def statistics(self) -> list[Statistics]:
+    def statistics(self, fits: Sequence[Fit]) -> dict[Fit, list[Statistics]]:
         """By fold, of all clients."""
-        return added(self._ask(STATISTICS, {}, self._read_statistics))
+        request: dict[str, Record] = {ASK: ConfigRecord({"fits": list[str](fits)})}
+        read = partial(self._read_statistics, fits)
+        told = self.letters.ask(STATISTICS, self.clients, request, read)
+        self.clients = list(told)
+        return {fit: added([one[fit] for one in told.values()]) for fit in fits}
 
-    def learn(self, told: Sequence[Statistics]) -> None:
+    def learn(self, told: Mapping[Fit, Sequence[Statistics]]) -> None:
         """They go out with the next message."""
-        self.letters.tell(told_name(SUMS, self.fit), statistics_record(told))
+        for fit, statistics in told.items():
+            self.letters.tell(told_name(SUMS, fit), statistics_record(statistics))
 
     def losses(self, asked: Sequence[Asked]) -> list[float]:
         """Summed over all clients."""
@@ -74,25 +82,25 @@ class RemoteReaders:
         asked: Sequence[Asked],
         read: Callable[[int, RecordDict, Member], Answer],
     ) -> list[Answer]:
-        request: dict[str, Record] = {ASKED: asked_record(asked)}
-        return self._ask(kind, request, partial(read, len(asked)), count=len(asked))
-
-    def _ask(
-        self,
-        kind: str,
-        request: dict[str, Record],
-        read: Callable[[RecordDict, Member], Answer],
-        **numbers: int,
-    ) -> list[Answer]:
-        request = {ASK: ConfigRecord({"fit": self.fit, **numbers}), **request}
-        answers = self.letters.ask(kind, self.clients, request, read)
-        self.clients = list(answers)
+        request: dict[str, Record] = {
+            ASK: ConfigRecord({"count": len(asked)}),
+            ASKED: asked_record(asked),
+        }
+        answers = self.letters.ask(kind, self.clients, request, partial(read, len(asked)))
+        gone = sorted(set(self.clients) - set(answers))
+        if gone:
+            logger.info("readouts are fitted anew, without the rows of clients %s", gone)
+            self.clients = list(answers)
+            raise FewerRows
         return list(answers.values())
 
-    def _read_statistics(self, content: RecordDict, member: Member) -> list[Statistics]:
-        statistics = statistics_of(content.array_records.get(ANSWER), self.invitation)
-        refuse_statistics(statistics, self.announced(member))
-        return statistics
+    def _read_statistics(
+        self, fits: Sequence[Fit], content: RecordDict, member: Member
+    ) -> dict[Fit, list[Statistics]]:
+        told = statistics_of(content.array_records.get(ANSWER), self.invitation, fits)
+        for fit, statistics in told.items():
+            refuse_statistics(statistics, self.announced(fit, member))
+        return told
 
     def _read_losses(self, count: int, content: RecordDict, member: Member) -> list[float]:
         losses = losses_of(content.array_records.get(ANSWER), count)

@@ -28,9 +28,10 @@ def prepare_invitation(
     """An invitation that has passed every check an artifact must pass; `settings_for` is told how
     many layers the model has.
 
-    Reads the model's config and tokenizer, not its weights beyond a sample for its identity.
+    Reads the model's config and tokenizer. Which weights they belong to the clients say, unless
+    the model is a folder that has them.
     """
-    identity = ModelIdentity.of(model)
+    identity = ModelIdentity.of(model, weights=any(Path(model).glob("*.safetensors")))
     try:
         config = AutoConfig.from_pretrained(model)
         task.trie(load_tokenizer(model))

@@ -16,7 +16,7 @@ from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import MAX_LABELS, Extent, Label, TaskName
 from ifedicl_serve.errors import FederationError, IFedICLError
 
-PROTOCOL: Literal[2] = 2
+PROTOCOL: Literal[3] = 3
 
 
 class Invitation(BaseModel):
@@ -25,7 +25,7 @@ class Invitation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protocol: Literal[2] = PROTOCOL
+    protocol: Literal[3] = PROTOCOL
     name: TaskName
     prompt: PromptTemplate
     labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=MAX_LABELS)]

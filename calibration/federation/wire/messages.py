@@ -1,8 +1,8 @@
 """What travels between the coordinator and a client, and the border where it is checked.
 
 A message is a Flower `RecordDict`. The coordinator's says what is asked, and with it goes what a
-client is told once (`told`): the invitation, the global context vector, values at the sites after
-a round, sums over clients. A client's holds a status and, if that is ok, arrays and numbers.
+client is told once (`told`): the invitation, the global context vector, values at the sites, sums
+over clients. A client's holds a status and, if that is ok, arrays and numbers.
 Nothing has a field for a text or a token id. Everything that arrives is refused with
 FederationError unless it is exactly what was expected.
 """
@@ -42,7 +42,8 @@ STATISTICS, LOSSES, CURVATURES = "query.statistics", "query.losses", "query.curv
 NOISY_STATISTICS, GRADIENT = "query.noisy_statistics", "query.gradient"
 JUDGE = "evaluate.judge"
 # Names of records: what is asked, in numbers and in arrays; what is told once; the answer's arrays.
-ASK, ASKED, ANSWER = "ask", "asked", "answer"
+ASK, ASKED, ANSWER, WEIGHTS = "ask", "asked", "answer", "weights"
+VALUES = "values"  # in a question: by their digest
 INVITATION, VECTOR, READING, SUMS = "invitation", "vector", "reading", "sums"
 OK, REFUSED, REJOIN = "ok", "refused", "rejoin"
 
@@ -50,17 +51,19 @@ Numbers = dict[str, int | float | list[int] | list[float]]
 
 
 class Member(BaseModel):
-    """A client as it introduced itself: its number and how many rows it has."""
+    """A client as it introduced itself: its number, how many rows it has, and the digest of its
+    model's weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     client: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
     examples: Annotated[int, Field(ge=1, le=MAX_EXAMPLES)]
     held_out: Annotated[int, Field(ge=0, le=MAX_EXAMPLES)]
+    weights: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def told_name(topic: str, which: object) -> str:
-    """The name of what is told once about a topic: of a fit the values after a round, what its rows
+    """The name of what is told once about a topic: of a fit the values of a digest, what its rows
     are read under (`READING`) and the sums of what was read (`SUMS`)."""
     return f"{topic}.{which}"
 
@@ -103,6 +106,13 @@ def ok(numbers: Numbers, arrays: ArrayRecord | None = None) -> RecordDict:
     return answer
 
 
+def member_record(member: Member) -> RecordDict:
+    """A client's introduction."""
+    answer = ok(member.model_dump(exclude={"weights"}))
+    answer[WEIGHTS] = ConfigRecord({"digest": member.weights})
+    return answer
+
+
 def not_ok(status: str, reason: str) -> RecordDict:
     """A client's refusal; `reason` is written for the coordinator and holds no text of its data."""
     return RecordDict({"status": ConfigRecord({"status": status, "reason": reason})})
@@ -131,7 +141,8 @@ def numbers_of(content: RecordDict) -> MetricRecord:
 def member_of(content: RecordDict) -> Member:
     """A client's introduction. Raises FederationError."""
     try:
-        return Member.model_validate(dict(numbers_of(content)))
+        weights = content.config_records.get(WEIGHTS, ConfigRecord()).get("digest")
+        return Member.model_validate({**numbers_of(content), "weights": weights})
     except ValidationError as error:
         raise FederationError(f"introduced itself wrongly: {error.errors()[0]['msg']}") from error
 

@@ -7,6 +7,7 @@ and from what was asked. Which values a client may claim is `coordinator.checks`
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import get_args
 
 import numpy as np
 from flwr.app import ArrayRecord
@@ -22,14 +23,16 @@ from calibration.readout.noisy import NOISES, NoisySums
 from calibration.readout.stack import BIAS, STARTS, Asked, Curvature
 from calibration.readout.statistics import Doubles, Statistics, block_size
 from calibration.stages.judge import Judgement
+from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
 
-MAX_ASKED = len(STRENGTHS) * len(STARTS)  # in one message
+FITS: tuple[Fit, ...] = get_args(Fit)  # that rows are read under
+MAX_ASKED = len(FITS) * (1 + len(STRENGTHS)) * len(STARTS)  # in one message
 NO_FOLD = -1
 
 
 def statistics_record(statistics: Sequence[Statistics]) -> ArrayRecord:
-    """Statistics by fold, in float32 as they are `rounded`."""
+    """Statistics, by fold under one fit after the other, in float32 as they are `rounded`."""
     names = ("counts", "class_sums", "second", "log_probs")
     return array_record(
         {
@@ -39,21 +42,24 @@ def statistics_record(statistics: Sequence[Statistics]) -> ArrayRecord:
     )
 
 
-def statistics_of(record: ArrayRecord | None, invitation: Invitation) -> list[Statistics]:
-    """Statistics by fold. Raises FederationError."""
+def statistics_of(
+    record: ArrayRecord | None, invitation: Invitation, fits: Sequence[Fit]
+) -> dict[Fit, list[Statistics]]:
+    """Statistics of these fits, by fold. Raises FederationError."""
     labels, hidden = len(invitation.labels), invitation.hidden_size
-    size = block_size(hidden)
+    size, count = block_size(hidden), len(fits) * FOLDS
     expected: Layout = {
-        "counts": (np.float32, (FOLDS, labels)),
-        "class_sums": (np.float32, (FOLDS, labels, hidden)),
-        "second": (np.float32, (FOLDS, hidden // size, size, size)),
-        "log_probs": (np.float32, (FOLDS, labels)),
+        "counts": (np.float32, (count, labels)),
+        "class_sums": (np.float32, (count, labels, hidden)),
+        "second": (np.float32, (count, hidden // size, size, size)),
+        "log_probs": (np.float32, (count, labels)),
     }
     arrays = arrays_of(record, expected)
-    return [
-        Statistics(**{name: values[fold].astype(float) for name, values in arrays.items()})
-        for fold in range(FOLDS)
+    parts = [
+        Statistics(**{name: values[i].astype(float) for name, values in arrays.items()})
+        for i in range(count)
     ]
+    return {fit: parts[i * FOLDS : (i + 1) * FOLDS] for i, fit in enumerate(fits)}
 
 
 def noisy_record(sums: NoisySums) -> ArrayRecord:
@@ -105,6 +111,7 @@ def asked_record(asked: Sequence[Asked]) -> ArrayRecord:
     left_out = [NO_FOLD if one.left_out is None else one.left_out for one in asked]
     return array_record(
         {
+            "fit": np.array([FITS.index(one.fit) for one in asked], dtype=np.int64),
             "strength": np.array([one.strength for one in asked], dtype=np.int64),
             "left_out": np.array(left_out, dtype=np.int64),
             "theta": np.array([one.theta for one in asked]),
@@ -117,18 +124,20 @@ def asked_of(record: ArrayRecord | None, count: int, labels: int) -> list[Asked]
     if not 1 <= count <= MAX_ASKED:
         raise FederationError(f"was asked for {count} sums at once, expected 1 to {MAX_ASKED}")
     expected: Layout = {
+        "fit": (np.int64, (count,)),
         "strength": (np.int64, (count,)),
         "left_out": (np.int64, (count,)),
         "theta": (np.float64, (count, BIAS + labels)),
     }
     arrays = arrays_of(record, expected)
-    strengths, folds = arrays["strength"].tolist(), arrays["left_out"].tolist()
-    _refuse_strengths(strengths)
+    fits, strengths, folds = (arrays[name].tolist() for name in ("fit", "strength", "left_out"))
+    _refuse_beyond("fits", fits, len(FITS))
+    _refuse_beyond("strengths", strengths, len(STRENGTHS))
     if not all(fold in range(NO_FOLD, FOLDS) for fold in folds):
         raise FederationError(f"was asked to leave out folds {folds}, of {FOLDS}")
     return [
-        Asked(strength, None if fold == NO_FOLD else fold, theta)
-        for strength, fold, theta in zip(strengths, folds, arrays["theta"], strict=True)
+        Asked(FITS[fit], strength, None if fold == NO_FOLD else fold, theta)
+        for fit, strength, fold, theta in zip(fits, strengths, folds, arrays["theta"], strict=True)
     ]
 
 
@@ -182,7 +191,7 @@ def stacks_of(record: ArrayRecord | None, rungs: Sequence[Rung], labels: int) ->
     }
     arrays = arrays_of(record, expected)
     strengths = arrays["strength"].tolist()
-    _refuse_strengths(strengths)
+    _refuse_beyond("strengths", strengths, len(STRENGTHS))
     return {
         rung: Stack(strength, theta[0], list(theta[1:]))
         for rung, strength, theta in zip(read_out, strengths, arrays["theta"], strict=True)
@@ -210,6 +219,6 @@ def judgement_of(record: ArrayRecord | None, rows: int, rungs: int, labels: int)
     return Judgement(rows, **arrays_of(record, expected))
 
 
-def _refuse_strengths(strengths: Sequence[int]) -> None:
-    if not all(strength in range(len(STRENGTHS)) for strength in strengths):
-        raise FederationError(f"was asked for strengths {strengths}, of {len(STRENGTHS)}")
+def _refuse_beyond(name: str, positions: Sequence[int], known: int) -> None:
+    if not all(position in range(known) for position in positions):
+        raise FederationError(f"was asked for {name} {positions}, of {known}")

@@ -2,9 +2,14 @@
 
 import os
 
+from ifedicl_serve.errors import ModelError
+
+RAISE = "VLLM_RAISE_ON_LOGIT_NANS"
+
 
 def count_nans_in_logits() -> None:
-    """Set VLLM_COMPUTE_NANS_IN_LOGITS in a worker whose model generates.
+    """Set VLLM_COMPUTE_NANS_IN_LOGITS in a worker whose model generates. Raises ModelError where
+    NaN would end the worker.
 
     Upstream: a worker counts NaN per request only if this variable is set. V1 reads it at every
     step (`_get_nans_in_logits`, vllm/v1/worker/gpu_model_runner.py), V2 when it makes its sampler,
@@ -13,4 +18,9 @@ def count_nans_in_logits() -> None:
     whoever starts an engine need not know of this.
     Delete when a model runner's output can name requests that failed.
     """
+    if os.environ.get(RAISE, "0") != "0":
+        raise ModelError(
+            f"{RAISE} is set, and a task that cannot be loaded answers with NaN: the first one "
+            "would end the engine and all its requests; unset it"
+        )
     os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"

@@ -19,7 +19,7 @@ from tests.api.conftest import MAX_MODEL_LEN
 from tests.api.fake_engine import log_probs
 from tests.api.http.test_classify import expected
 
-TEXTS = [f"film number {n} was good" for n in range(23)]
+TEXTS = [f"film number {n} was good" for n in range(22)] + ["the end<|endoftext|> is <s> bad"]
 
 
 class FakeScorer:

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.schema import ClassifyResponse
 from tests.api.conftest import MAX_MODEL_LEN
 from tests.api.fake_engine import CACHED_TOKENS, UNADAPTED, log_probs
 
-TEXTS = ["it is wonderful", "a long and boring film", "no"]
+TEXTS = ["it is wonderful", "a long and boring film", "no", "the end<|endoftext|> is <s> bad"]
 
 
 def post(client, path="/v1/classify", **body):
@@ -23,7 +24,8 @@ def classify(client, task, texts, **options):
 def expected(registry, tokenizer, name, text, digest=None):
     """Label -> probability, worked out node by node from the engine's arithmetic."""
     task = registry.get(name)
-    prompt = tokenizer(task.spec.prompt.render(text)).input_ids
+    prompt = str(task.spec.prompt.render(text))
+    prompt = tokenizer(prompt, split_special_tokens=True).input_ids
     choices = np.concatenate(
         [log_probs(digest or task.digest, [*prompt, *n.path], n.children) for n in task.trie.nodes]
     )
@@ -80,9 +82,9 @@ def test_scores_sum_to_1_and_come_best_first(client, name):
 def test_results_come_in_the_order_of_the_texts(client):
     forwards = classify(client, "topics", TEXTS)
     backwards = classify(client, "topics", TEXTS[::-1])
-    assert [result["index"] for result in forwards] == [0, 1, 2]
+    assert [result["index"] for result in forwards] == list(range(len(TEXTS)))
     assert [result["scores"] for result in forwards] == [r["scores"] for r in backwards[::-1]]
-    assert len({result["score"] for result in forwards}) == 3
+    assert len({result["score"] for result in forwards}) == len(TEXTS)
 
 
 def test_texts_in_a_list_are_scored_as_alone(client):
@@ -142,7 +144,7 @@ def test_the_response_is_what_its_model_says(client, options):
 def test_usage_counts_each_prompt_once_whatever_the_trie(client, registry, tokenizer, name):
     response = post(client, task=name, input=TEXTS)
     prompt = registry.get(name).spec.prompt
-    lengths = [len(tokenizer(prompt.render(text)).input_ids) for text in TEXTS]
+    lengths = [len(token_ids(tokenizer, prompt.render(text))) for text in TEXTS]
     assert [result["prompt_tokens"] for result in response["data"]] == lengths
     assert response["usage"] == {
         "prompt_tokens": sum(lengths),
@@ -155,7 +157,7 @@ def test_the_engine_is_asked_once_per_node_after_the_prompt(client, engine, regi
     engine.prompts.clear()
     classify(client, "topics", "fine")
     task = registry.get("topics")
-    prompt = tokenizer(task.spec.prompt.render("fine")).input_ids
+    prompt = tokenizer(str(task.spec.prompt.render("fine"))).input_ids
     assert engine.prompts[0] == prompt
     assert sorted(engine.prompts) == sorted([*prompt, *node.path] for node in task.trie.nodes)
 
@@ -206,7 +208,7 @@ def test_truncate_leaves_a_text_that_fits_alone(client):
 def test_a_text_that_just_fits_is_taken_with_every_label_path(
     client, engine, registry, tokenizer, name
 ):
-    template = len(tokenizer(registry.get(name).spec.prompt.render("")).input_ids)
+    template = len(tokenizer(str(registry.get(name).spec.prompt.render(""))).input_ids)
     engine.prompts.clear()
     (result,) = classify(client, name, " good" * (limit(registry, name) - template))
     assert result["prompt_tokens"] == limit(registry, name)

@@ -66,7 +66,7 @@ def test_every_error_is_documented_in_its_own_shape():
 def test_the_errors_of_classify_are_documented(client):
     responses = client.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]["responses"]
     assert sorted(responses) == [
-        "200", "400", "404", "408", "413", "422", "503", "504",
+        "200", "400", "404", "408", "413", "415", "422", "503", "504",
     ]  # fmt: skip
 
 

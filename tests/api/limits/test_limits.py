@@ -30,7 +30,12 @@ def engine():
 @pytest.fixture
 def app(registry, tokenizer, engine):
     return application(
-        registry, tokenizer, engine, max_queued_texts=3, request_timeout=60, max_request_bytes=1000
+        registry,
+        tokenizer,
+        engine,
+        max_queued_requests=3,
+        request_timeout=60,
+        max_request_bytes=1000,
     )
 
 
@@ -65,8 +70,8 @@ def test_a_full_queue_is_503_with_the_seconds_to_wait_and_what_is_in_flight_is_a
     until(lambda: len(engine.prompts) == 2)
     response = client.post("/v1/classify", json=TWO)
     assert error_of(response, 503)["message"] == (
-        "2 texts are being classified and 2 more exceed this server's 3; send the request again "
-        "later"
+        "2 engine requests are in flight and the 2 of these texts exceed this server's 3; send the "
+        "request again later"
     )
     assert int(response.headers["retry-after"]) >= 1
     assert len(engine.prompts) == 2  # the engine saw nothing of it
@@ -87,20 +92,36 @@ def test_what_still_fits_is_taken_and_a_request_alone_always_is(client, engine, 
     assert client.post("/v1/classify", json=five).status_code == 200
 
 
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}])
+def test_a_text_counts_as_often_as_the_engine_is_asked_for_it(
+    client, engine, registry, two_in_flight, options
+):
+    """A text of a task with three label nodes is three engine requests."""
+    assert len(registry.get("topics").trie.nodes) == 3
+    until(lambda: len(engine.prompts) == 2)
+    response = client.post("/v1/classify", json={"task": "topics", "input": "one", **options})
+    assert error_of(response, 503)["message"].startswith(
+        "2 engine requests are in flight and the 3 of these texts exceed this server's 3; "
+    )
+    engine.held = False
+    assert two_in_flight.result().status_code == 200
+    assert client.post("/v1/classify", json={"task": "topics", "input": "one"}).status_code == 200
+
+
 def test_the_wait_is_what_the_last_request_took(monkeypatch):
     seconds = iter([0, 0, 2.5, 10, 500])
     monkeypatch.setattr("api.limits.admission.monotonic", lambda: next(seconds))
-    admission = Admission(max_texts=1)
+    admission = Admission(max_requests=1)
     waits = []
     with admission.hold(1):  # from 0
         with pytest.raises(OverloadedError) as refused, admission.hold(1):
             pass
         waits.append(refused.value.retry_after)
         for _ in range(2):
-            admission.texts = 0
+            admission.requests = 0
             with admission.hold(1):  # from 0 to 2.5, from 10 to 500
                 pass
-            admission.texts = 1
+            admission.requests = 1
             with pytest.raises(OverloadedError) as refused, admission.hold(1):
                 pass
             waits.append(refused.value.retry_after)
@@ -116,7 +137,7 @@ def test_a_request_that_is_late_is_504_and_the_engine_drops_it(app, client, engi
     response = client.post("/v1/classify", json={**TWO, "timeout": 1})
     assert error_of(response, 504)["message"].startswith("not answered within 1 seconds; ")
     assert engine.aborted == 2
-    assert app.state.ifedicl_admission.texts == 0
+    assert app.state.ifedicl_admission.requests == 0
 
 
 @pytest.mark.parametrize("timeout", [0, -1, "soon"])
@@ -199,13 +220,13 @@ def test_a_client_that_hangs_up_frees_its_work(app, client, engine):
     connection = send_raw(client, head(len(body)), body)
     until(lambda: len(engine.prompts) == 2)
     connection.close()
-    until(lambda: engine.aborted == 2 and app.state.ifedicl_admission.texts == 0)
+    until(lambda: engine.aborted == 2 and app.state.ifedicl_admission.requests == 0)
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(app, client, engine):
     send_raw(client, head(100), b'{"task": ').close()
     assert client.post("/v1/classify", json=TWO).status_code == 200
-    assert app.state.ifedicl_admission.texts == 0
+    assert app.state.ifedicl_admission.requests == 0
 
 
 def test_a_body_that_does_not_come_is_408(registry, tokenizer, engine):
@@ -242,14 +263,14 @@ def test_a_text_too_long_to_tokenise_and_too_many_scores_are_422(registry, token
         assert error_of(response, 422)
 
 
-def test_too_many_scores_are_422_and_fewer_may_be_asked_for(client, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}])
+def test_too_many_scores_are_422_however_many_are_asked_for(client, engine, monkeypatch, options):
     monkeypatch.setattr("api.http.classify.MAX_SCORES", 9)
-    two = {"task": "topics", "input": ["one", "two"]}
+    two = {"task": "topics", "input": ["one", "two"], **options}
     assert error_of(client.post("/v1/classify", json=two), 422)["message"] == (
-        "2 texts with 5 scores each make 10, expected at most 9; send fewer texts at once, or a "
-        "smaller top_k"
+        "2 texts with 5 labels each make 10 scores, expected at most 9; send fewer texts at once"
     )
-    assert client.post("/v1/classify", json={**two, "top_k": 4}).status_code == 200
+    assert engine.prompts == []
 
 
 # -- readiness and the end
@@ -285,6 +306,21 @@ def test_a_server_told_to_stop_finishes_what_it_has_and_takes_no_more(
     stopping.join()
     assert two_in_flight.result().status_code == 200
     assert 0 < stops[0] < 60  # what is left is vLLM's, for its own requests
+
+
+@pytest.mark.parametrize(("stopping", "status"), [(True, 503), (False, 500)])
+def test_what_a_stopping_engine_drops_is_for_another_server(app, client, engine, stopping, status):
+    """With --shutdown-timeout 0 the engine aborts what it has, and vLLM can make no answer of an
+    aborted pooling request: its `encode` raises EngineGenerateError."""
+
+    async def dropped(prompt_ids, request):
+        app.state.ifedicl_admission.draining = stopping
+        raise RuntimeError("as vLLM's EngineGenerateError")
+
+    engine.token_scores = dropped
+    error = error_of(client.post("/v1/classify", json=TWO), status)
+    assert ("is stopping" in error["message"]) == stopping
+    assert app.state.ifedicl_admission.requests == 0
 
 
 def test_stopping_waits_no_longer_than_it_was_told_to_and_not_for_a_dead_engine(

@@ -186,9 +186,9 @@ def test_errors_are_counted_by_kind_and_strangers_make_no_series(client):
     assert value("ifedicl:request_total", task="nobody", status="404") == 0
 
 
-def test_texts_in_flight_are_none_when_nobody_waits(client):
+def test_requests_in_flight_are_none_when_nobody_waits(client):
     classify(client)
-    assert value("ifedicl:texts_in_flight") == 0
+    assert value("ifedicl:requests_in_flight") == 0
 
 
 def test_the_middleware_is_that_of_the_command():

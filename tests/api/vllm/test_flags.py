@@ -1,11 +1,15 @@
 """Flags of `vllm serve` that tasks cannot be served with are usage errors, by vLLM's own parser."""
 
+from argparse import Namespace
+
 import pytest
 
 from api import serve
 from api.options import ServeOptions
+from api.vllm.launch import configure_server
 from ifedicl_serve.plugin.config import TaskConfig
 from tests.api.conftest import TINY_QWEN2
+from tests.api.test_serve import UNSENDABLE
 
 
 @pytest.mark.parametrize(
@@ -51,3 +55,32 @@ def test_flags_that_tasks_are_not_checked_against_are_refused(
     with pytest.raises(SystemExit):
         serve._run_vllm(argv, "pooling", "", TaskConfig(tmp_path), ServeOptions())
     assert f"{flag} {reason}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", UNSENDABLE)
+def test_case_10_an_api_key_that_no_request_could_send_is_refused_and_not_shown(
+    tmp_path, monkeypatch, capsys, key
+):
+    """Of the flag and of vLLM's variable: a server started with a key that nobody could send."""
+    for flags, variable, source in (
+        (["--api-key", "fine", key], "", "--api-key"),
+        ([], key, "VLLM_API_KEY"),
+    ):
+        monkeypatch.setenv("VLLM_API_KEY", variable)
+        argv = ["serve", str(TINY_QWEN2), *flags]
+        with pytest.raises(SystemExit):
+            serve._run_vllm(argv, "pooling", "", TaskConfig(tmp_path), ServeOptions())
+        message = capsys.readouterr().err
+        assert f"{source} is empty or holds more than printable ASCII" in message
+        assert not key.strip() or key.strip() not in message
+
+
+@pytest.mark.parametrize(
+    ("flag", "root_path"),
+    [("/llm", "/llm"), ("/llm/", "/llm"), ("llm", "/llm"), ("/", "/"), (None, None)],
+)
+def test_case_11_a_root_path_begins_every_path(flag, root_path):
+    """Written otherwise it begins none, and no page or route would be found below it."""
+    args = Namespace(root_path=flag, middleware=[], runner="pooling")
+    configure_server(args, None, (), ServeOptions())
+    assert args.root_path == root_path

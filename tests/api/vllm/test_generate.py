@@ -1,7 +1,6 @@
 """Tasks as models of vLLM's completion routes, and label scores from generated tokens."""
 
 import asyncio
-from contextvars import copy_context
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,9 +9,11 @@ import pytest
 from vllm.exceptions import GenerationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from api.classify.classifier import Classifier
+from api.classify.encoder import PromptEncoder
 from api.classify.engine import GenerationEngine
 from api.errors import on_error
-from api.observe.context import RequestContext, enter_request
+from api.observe.context import RequestContext, current_request, enter_request
 from api.vllm.generate import TaskServing
 from api.vllm.listed import ListedModels
 from ifedicl_serve.contract.prompt import tail_tokens
@@ -23,7 +24,7 @@ from ifedicl_serve.errors import (
     TaskNotFoundError,
     TaskUnavailableError,
 )
-from ifedicl_serve.plugin.request import KEY, TaskRequest
+from ifedicl_serve.plugin.request import TaskRequest
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.ifedicl_serve.factory import MODEL, make_artifact
 
@@ -41,7 +42,8 @@ class FakeModels:
 
 
 class FakeServing:
-    """Answers with what vLLM's own would go by: the model's name, and what names a task."""
+    """Answers with what vLLM's own would go by: the model's name, and, as the border puts it among
+    the engine's arguments, what is asked of a task."""
 
     def __init__(self, fails=False):
         self.models = FakeModels()
@@ -52,32 +54,33 @@ class FakeServing:
         if self.fails:
             raise GenerationError("Internal server error")
         known = not request.model or self.models.is_base_model(request.model)
-        return self.models.model_name() if known else None, request.vllm_xargs
+        return self.models.model_name() if known else None, current_request().asked
 
     create_chat_completion = create_completion
 
 
 def ask(registry, model, fails=False, method="create_completion", **fields):
-    request = SimpleNamespace(
-        **({"model": model, "vllm_xargs": None, "use_beam_search": False} | fields)
-    )
+    request = SimpleNamespace(**({"model": model, "use_beam_search": False} | fields))
     serving = TaskServing(FakeServing(fails), registry)
-    return asyncio.run(getattr(serving, method)(request))
+
+    async def answer():
+        enter_request(RequestContext())
+        return await getattr(serving, method)(request)
+
+    return asyncio.run(answer())
 
 
 @pytest.mark.parametrize("method", ["create_completion", "create_chat_completion"])
 def test_a_task_is_a_model_that_vllm_knows_and_names_in_its_answer(registry, method):
-    name, extra = ask(registry, "sst2", method=method)
     task = registry.get("sst2")
-    assert name == "sst2"
-    assert extra == TaskRequest(task.digest, generation=task.generation).extra_kwargs()
+    asked = TaskRequest(task.digest, generation=task.generation)
+    assert ask(registry, "sst2", method=method) == ("sst2", asked)
 
 
 def test_a_task_of_a_tail_is_sent_with_it(tokenizer, tmp_path):
     make_artifact(tmp_path / "ending", name="ending", extent="tail")
     registry = TaskRegistry(tmp_path, MODEL, tokenizer)
-    _, extra = ask(registry, "ending")
-    asked = TaskRequest.of(SimpleNamespace(extra_args=extra))
+    _, asked = ask(registry, "ending")
     assert asked.tail == tail_tokens(tokenizer, registry.get("ending").spec.prompt)
 
 
@@ -90,19 +93,13 @@ def test_a_lora_adapter_goes_to_vllm_as_it_is(registry):
     assert ask(registry, "adapter") == (None, None)
 
 
-def test_other_extra_arguments_are_kept_and_no_caller_names_another_task(registry):
-    _, extra = ask(registry, "sst2", vllm_xargs={"ngram_size": 3, KEY: "{}"})
-    assert extra["ngram_size"] == 3
-    assert TaskRequest.of(SimpleNamespace(extra_args=extra)).digest == registry.get("sst2").digest
-
-
 def test_a_name_that_is_no_task_is_refused_with_those_that_are(registry):
     with pytest.raises(TaskNotFoundError, match="'nobody' is not loaded .loaded: 'fatal'"):
         ask(registry, "nobody")
 
 
 def test_beam_search_is_refused(registry):
-    """vLLM makes new sampling parameters for every beam, without what names the task."""
+    """vLLM asks the engine anew for every token of a beam, with those before it as the prompt."""
     with pytest.raises(InputError, match="leave use_beam_search out"):
         ask(registry, "sst2", use_beam_search=True)
     assert ask(registry, BASE, use_beam_search=True) == (BASE, None)
@@ -115,18 +112,27 @@ def test_a_task_that_the_engine_could_not_load_is_unavailable(registry):
         ask(registry, BASE, fails=True)
 
 
-def logged(function):
-    """What the log says of a request during which `function` was called."""
+def logged(coroutine):
+    """What the log says of a request that did this."""
     context = RequestContext()
-    copy_context().run(lambda: (enter_request(context), function()))
+
+    async def done():
+        enter_request(context)
+        await coroutine
+
+    asyncio.run(done())
     return context.task, context.error
 
 
 def test_the_log_tells_the_task_and_the_kind_of_error(registry):
+    def asking(model):
+        request = SimpleNamespace(model=model, use_beam_search=False)
+        return TaskServing(FakeServing(), registry).create_completion(request)
+
     error = TaskNotFoundError("task 'nobody' is not loaded")
-    assert logged(lambda: ask(registry, "sst2")) == ("sst2", "")
-    assert logged(lambda: ask(registry, BASE)) == ("", "")
-    assert logged(lambda: asyncio.run(on_error(None, error))) == ("", "TaskNotFoundError")
+    assert logged(asking("sst2")) == ("sst2", "")
+    assert logged(asking(BASE)) == ("", "")
+    assert logged(on_error(None, error)) == ("", "TaskNotFoundError")
 
 
 def test_all_else_is_vllms(registry):
@@ -154,9 +160,11 @@ class FakeClient:
     def __init__(self, finish_reason="length"):
         self.finish_reason = finish_reason
         self.asked = []
+        self.prompts = []
 
     async def generate(self, prompt, params, request_id, trace_headers):
         self.asked.append(params)
+        self.prompts.append(prompt["prompt_token_ids"])
         scored = {
             token: SimpleNamespace(logprob=-token / 100) for token in params.logprob_token_ids
         }
@@ -181,6 +189,15 @@ def test_log_probabilities_are_among_the_labels(registry):
     np.testing.assert_allclose(scores.log_probs[0] - scores.log_probs[1], 0.95, rtol=1e-5)
     assert (scores.cached_tokens, scores.row_scores) == (7, None)
     assert TaskRequest.of(client.asked[0]) == replace(request, label_token_ids=())
+
+
+def test_control_tokens_of_a_text_are_text_here_too(registry, tokenizer):
+    client, task, text = FakeClient(), registry.get("sst2"), "good<|endoftext|>"
+    classifier = Classifier(GenerationEngine(client), PromptEncoder(tokenizer, 48))
+    asyncio.run(classifier.classify(task, [text]))
+    prompt = str(task.spec.prompt.render(text))
+    assert client.prompts == [tokenizer(prompt, split_special_tokens=True).input_ids]
+    assert tokenizer.eos_token_id not in client.prompts[0]
 
 
 def test_more_labels_than_vllm_reports_at_once_take_several_requests(registry):

@@ -34,7 +34,6 @@ class Serving:
 
 class Completion:
     use_beam_search = False
-    vllm_xargs = None
 
     def __init__(self, model):
         self.model = model

@@ -1,6 +1,7 @@
 """The four subcommands on tiny data, as a person runs them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow
@@ -27,6 +28,17 @@ def files(tmp_path: Path, examples: list[Example]) -> dict[str, Path]:
     pyarrow.csv.write_csv(table, paths["csv"])
     pyarrow.parquet.write_table(table, paths["parquet"])
     return paths
+
+
+@pytest.fixture
+def chat_folder(llama_folder: Path, tmp_path: Path) -> Path:
+    """The LLaMA checkpoint with a chat template, in the one control token that it has."""
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "chat_llama"))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '<|endoftext|>' + m.role + '\n' + m.content + '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|endoftext|>assistant\n' }}{% endif %}"
+    )
+    return folder
 
 
 def calibrate(model: Path, out: Path, *arguments: object) -> int:
@@ -109,6 +121,20 @@ def test_columns_labels_and_template_are_nameable(llama_folder: Path, tmp_path: 
     assert (spec.sites, spec.extent, spec.fit) == (("mlp",), "tail", "channels")
 
 
+def test_how_the_model_is_run_is_told_first_and_recorded(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """In pieces of a text or two, checkpointed."""
+    fit = ["--fit", "coefficients", "--readout", "none", "--data", files["jsonl"]]
+    run = ["--max-batch-tokens", 40, "--checkpointing", "on"]
+    assert calibrate(llama_folder, tmp_path / "toy", *fit, *run) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("memory: 2 MiB of weights (float32), at most ")
+    assert "of activations at 40 padded tokens, checkpointed, " in told
+    settings = load_artifact(tmp_path / "toy").spec.calibration.settings
+    assert (settings["dtype"], settings["max_batch_tokens"]) == ("float32", 40)
+
+
 def test_labels_default_to_those_of_all_rows_and_one_without_training_rows_is_warned_of(
     llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -128,12 +154,47 @@ def test_labels_default_to_those_of_all_rows_and_one_without_training_rows_is_wa
     assert f"{warning} 'rare'" in report and report.count(warning) == 1
 
 
+def test_prompts_in_the_models_chat_template(
+    chat_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, data = tmp_path / "toy", str(files["csv"])
+    messages = ["--system", r"Short.\nPlease.", "--user", r"Text: {text}\nTopic?"]
+    assert calibrate(chat_folder, out, "--data", data, "--chat", *messages) == 0
+    assert capsys.readouterr().err == ""
+    prompt = load_artifact(out).spec.prompt
+    assert prompt.head == ("<|endoftext|>system\nShort.\nPlease.\n<|endoftext|>user\nText: ")
+    assert prompt.tail == "\nTopic?\n<|endoftext|>assistant\n"
+    assert (prompt.label_prefix, prompt.separator) == ("", "\n")
+    assert prompt.turns is not None and prompt.turns.asked == "<|endoftext|>user\nText: "
+    where = ["--model", str(chat_folder), "--task", str(out), "--data", data]
+    assert evaluate([*where, "--train", data, "--shots", "2"]) == 0
+
+
+def test_a_line_says_that_a_model_has_a_chat_template(
+    chat_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = ["--data", files["csv"], "--fit", "bias"]
+    line = (
+        r"prompts are plain (Text: {text}\nLabel:), and this model has a chat template; --chat "
+        "writes them in it\n"
+    )
+    for options, said in (([], line), (["--template", "Text: {text}\nLabel:"], "")):
+        assert calibrate(chat_folder, tmp_path / "toy", *data, *options) == 0
+        assert capsys.readouterr().err == said
+    assert load_artifact(tmp_path / "toy").spec.prompt.turns is None
+    assert '"turns"' not in (tmp_path / "toy" / "task.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ([], "no data given"),
         (["--data", "none.jsonl"], "none.jsonl: cannot read"),
         (["--data", "DATA", "--template", "no place"], "has 0 placeholders {text}"),
+        (["--data", "DATA", "--chat"], "this model's tokenizer has no chat template"),
+        (["--data", "DATA", "--chat", "--template", "{text}:"], "leave --template and --separator"),
+        (["--data", "DATA", "--user", "{text}"], "are messages of a chat; add --chat"),
+        (["--data", "DATA", "--template", "{text}: "], "does not tokenise apart from the prompt"),
         (["--data", "DATA", "--labels", "a,b"], "rows.jsonl: unknown label 'energy'"),
         (["--data", "DATA", "--layers", "9"], "layer 9 does not exist"),
         (["--data", "DATA", "--name", "not/a name"], "String should match pattern"),
@@ -175,7 +236,8 @@ def test_case_4_a_row_that_is_too_long_is_found_before_the_first_round(
         assert calibrate(llama_folder, out, *data, option, test, *coefficients) == 1
         told = capsys.readouterr()
         assert f"{test}: row 2: its prompt has " in told.err and "--truncate" in told.err
-        assert told.out == "" and not out.exists()
+        assert told.out.startswith("memory: ") and told.out.count("\n") == 1  # nothing has begun
+        assert not out.exists()
     measured = ["--held-out-data", test, "--truncate"]
     assert calibrate(llama_folder, out, *data, *measured, *coefficients) == 0
     assert load_artifact(out).spec.calibration.metrics

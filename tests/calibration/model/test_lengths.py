@@ -8,15 +8,15 @@ from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
 from calibration.model.lengths import fitting
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import DataError
 
 MOST = 40
 FILE = Path("rows.csv")
 
 
-def tokens(model: HookedModel, text: str) -> int:
-    return len(token_ids(model.tokenizer, text))
+def tokens(model: HookedModel, prompt: Prompt) -> int:
+    return len(token_ids(model.tokenizer, prompt))
 
 
 def demonstrated(model: HookedModel, task: TaskDefinition, text: str) -> int:

@@ -7,10 +7,10 @@ from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
 from calibration.model.score import label_log_probs
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 
 
-def prompts(task: TaskDefinition, examples: list[Example]) -> list[str]:
+def prompts(task: TaskDefinition, examples: list[Example]) -> list[Prompt]:
     return [task.prompt.render(example.text) for example in examples]
 
 
@@ -51,4 +51,4 @@ def test_batching_changes_nothing(
 def test_few_shot_prompt_is_demonstrations_then_prompt(task: TaskDefinition) -> None:
     shown = [Example("a", "water"), Example("b", "energy")]
     expected = "Text: a\nLabel: water\n\nText: b\nLabel: energy\n\nText: c\nLabel:"
-    assert task.few_shot_prompt(shown, "c") == expected
+    assert str(task.few_shot_prompt(shown, "c")) == expected

@@ -32,11 +32,11 @@ def test_example_gradients_are_autograds_one_by_one(
     targets = label_targets(llama, task, examples, "restricted")
     no_noise = Noise(0.0, torch.Generator())
     loss_of = Objective(llama, targets, injection_of("channels", vector), values, mask, no_noise)
-    _, rows = example_gradients(loss_of, [0, 5, 7], values[mask])
+    ((_, rows),) = example_gradients(loss_of, [0, 5, 7], values[mask])
     assert rows.shape == (3, 4, 2, 64)  # [examples, sites, scale and shift, hidden]
     for row, position in zip(rows, [0, 5, 7], strict=True):
         adapted = values[mask].requires_grad_()
-        (alone,) = torch.autograd.grad(loss_of([position], adapted), adapted)
+        _, alone = loss_of.gradient([position], adapted)
         torch.testing.assert_close(row, alone, rtol=1e-3, atol=1e-5)
 
 

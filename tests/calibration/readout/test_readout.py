@@ -1,6 +1,8 @@
 """Readouts from sums: the closed form against scikit-learn, Newton against L-BFGS, and what few or
 odd rows do."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -8,22 +10,28 @@ from scipy.optimize import minimize
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from calibration.data.examples import Example
+from calibration.ladder import Rung
 from calibration.model.score import Features
 from calibration.readout import directions as closed_form
 from calibration.readout.directions import STRENGTHS, directions
-from calibration.readout.fit import fit_readout, readout_tensors
+from calibration.readout.fit import Stack, fit_readouts, readout_tensors
 from calibration.readout.folds import FOLDS, folds_of
 from calibration.readout.reader import Reader, Readers
 from calibration.readout.stack import (
     BIAS,
     Asked,
+    Curvature,
+    FewerRows,
     Prior,
+    Problem,
     curvature,
     fit_stacks,
     logits,
+    starts,
 )
 from calibration.readout.statistics import Statistics, block_size, total
 from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
+from ifedicl_serve.contract.spec import Fit
 
 LABELS, HIDDEN = 3, 8
 
@@ -45,10 +53,15 @@ def reader(rows: int, seed: int = 0) -> Reader:
 
 def readers(*parts: Reader) -> tuple[Readers, list[Statistics]]:
     """Clients that have learnt each other's statistics."""
-    together = Readers(parts)
-    told = together.statistics()
+    together = Readers({"none": parts})
+    told = together.statistics(["none"])
     together.learn(told)
-    return together, told
+    return together, told["none"]
+
+
+def fitted(together: Readers, kind) -> Stack:
+    rung = Rung("none", kind)
+    return fit_readouts(together, [rung], LABELS)[rung]
 
 
 def split(whole: Reader, *parts: np.ndarray) -> list[Reader]:
@@ -159,26 +172,43 @@ def test_derivatives_are_those_of_the_loss():
 
 @pytest.mark.parametrize("rows", [False, True], ids=["bias", "head"])
 def test_newton_arrives_where_l_bfgs_does(rows: bool):
-    one = reader(60)
-    together, _ = readers(one)
-    prior = Prior(LABELS, rows)
-    ((theta, value),) = fit_stacks(together, [(2, None)], LABELS, rows)
+    together, _ = readers(reader(60))
+    problem = Problem("none", rows, strength=2)
+    found = fit_stacks(together, starts(together, [problem], LABELS), LABELS)[problem]
+    assert found.loss == pytest.approx(l_bfgs(together, problem), abs=1e-4)
+    assert rows == (abs(found.theta[1]) > 1e-3)
 
-    def objective(at: np.ndarray) -> tuple[float, np.ndarray]:
-        (there,) = together.curvatures([Asked(2, None, at)])
-        return prior.added(at, there.loss), there.gradient + prior.precision * (at - prior.mean)
 
-    best = minimize(objective, prior.starts()[0], jac=True, method="L-BFGS-B", tol=1e-12)
-    assert value == pytest.approx(best.fun, abs=1e-4)
-    assert rows == (abs(theta[1]) > 1e-3)
+def l_bfgs(together: Readers, problem: Problem) -> float:
+    """The least penalised loss."""
+    prior = Prior(LABELS, problem.label_rows)
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        (there,) = together.curvatures([problem.at(theta)])
+        gradient = there.gradient + prior.precision * (theta - prior.mean)
+        return prior.added(theta, there.loss), gradient
+
+    return minimize(objective, prior.grid()[0], jac=True, method="L-BFGS-B", tol=1e-12).fun
+
+
+@pytest.mark.parametrize("rows", [12, 60, 200])
+def test_without_a_fold_newton_arrives_there_from_what_all_rows_say(rows: int):
+    """Whatever was seen of the fold's own rows is forgotten on the way."""
+    together, _ = readers(reader(rows, seed=rows))
+    stack = fitted(together, "head")
+    prior = Prior(LABELS, label_rows=True)
+    for fold, theta in enumerate(stack.folds):
+        problem = Problem("none", True, stack.strength, fold)
+        (there,) = together.curvatures([problem.at(theta)])
+        assert prior.added(theta, there.loss) == pytest.approx(l_bfgs(together, problem), abs=1e-4)
 
 
 def test_a_fold_left_out_is_not_looked_at():
     one = reader(40)
     together, _ = readers(one)
-    before = together.losses([Asked(0, 3, np.ones(BIAS + LABELS))])
+    before = together.losses([Asked("none", 0, 3, np.ones(BIAS + LABELS))])
     one.labels = np.where(one.folds == 3, (one.labels + 1) % LABELS, one.labels)
-    assert together.losses([Asked(0, 3, np.ones(BIAS + LABELS))]) == before
+    assert together.losses([Asked("none", 0, 3, np.ones(BIAS + LABELS))]) == before
 
 
 # -- the whole readout
@@ -188,7 +218,7 @@ def test_a_fold_left_out_is_not_looked_at():
 def test_the_artifacts_tensors_say_what_was_fitted(kind):
     one = reader(60)
     together, told = readers(one)
-    stack = fit_readout(together, LABELS, kind)
+    stack = fitted(together, kind)
     tensors = readout_tensors(told, stack, kind)
     readout = Readout.of(tensors)
     hidden = one.features.hidden
@@ -207,7 +237,7 @@ def test_a_head_knows_more_than_a_bias_and_of_rows_it_did_not_see():
     together, _ = readers(one)
     losses = {}
     for kind in ("bias", "head"):
-        stack = fit_readout(together, LABELS, kind)
+        stack = fitted(together, kind)
         log_probs = one.out_of_fold(stack.strength, stack.folds)
         losses[kind] = -log_probs[np.arange(200), one.labels].mean()
     assert losses["head"] < 0.5 * losses["bias"]
@@ -220,7 +250,7 @@ def test_the_partition_does_not_matter():
     found = []
     for parts in ([np.arange(90)], by_label, thirds):
         together, told = readers(*split(whole, *parts))
-        found.append(readout_tensors(told, fit_readout(together, LABELS, "head"), "head"))
+        found.append(readout_tensors(told, fitted(together, "head"), "head"))
     for other in found[1:]:
         for name, tensor in found[0].items():
             np.testing.assert_allclose(other[name].numpy(), tensor.numpy(), rtol=1e-5, atol=1e-6)
@@ -232,7 +262,7 @@ def test_of_few_rows_it_is_finite_and_close_to_what_the_model_says(labels: list[
     one = Reader(features, np.array(labels), np.arange(len(labels)) % FOLDS)
     together, told = readers(one)
     for kind in ("bias", "head"):
-        stack = fit_readout(together, LABELS, kind)
+        stack = fitted(together, kind)
         tensors = readout_tensors(told, stack, kind)
         assert all(tensor.isfinite().all() for tensor in tensors.values())
         assert 0 < tensors["sharpness"].item() < 3
@@ -241,8 +271,76 @@ def test_of_few_rows_it_is_finite_and_close_to_what_the_model_says(labels: list[
 def test_rows_all_in_one_fold_are_fitted_to_too():
     features, labels = drawn(20)
     together, told = readers(Reader(features, labels, np.zeros(20, dtype=int)))
-    stack = fit_readout(together, LABELS, "head")
+    stack = fitted(together, "head")
     assert all(t.isfinite().all() for t in readout_tensors(told, stack, "head").values())
+
+
+class Counted(Readers):
+    """How often sums were asked for; in the round `lost` the last client goes."""
+
+    rounds, lost = 0, 0
+
+    def losses(self, asked: Sequence[Asked]) -> list[float]:
+        self._round()
+        return super().losses(asked)
+
+    def curvatures(self, asked: Sequence[Asked]) -> list[Curvature]:
+        self._round()
+        return super().curvatures(asked)
+
+    def _round(self) -> None:
+        self.rounds += 1
+        if self.rounds == self.lost:
+            self.readers = {fit: readers[:-1] for fit, readers in self.readers.items()}
+            raise FewerRows
+
+
+def two_fits() -> dict[Fit, list[Reader]]:
+    """Two clients' rows under two fits, that have learnt."""
+    parts = {"none": [reader(50), reader(40, 1)], "channels": [reader(50, 2), reader(40, 3)]}
+    together = Readers(parts)
+    together.learn(together.statistics(list(parts)))
+    return parts
+
+
+RUNGS = [Rung(fit, kind) for fit in ("none", "channels") for kind in ("bias", "head")]
+
+
+def equal(one: Stack, other: Stack) -> bool:
+    thetas = zip([one.whole, *one.folds], [other.whole, *other.folds], strict=True)
+    return one.strength == other.strength and all(np.array_equal(*pair) for pair in thetas)
+
+
+def test_readouts_that_are_fitted_together_are_those_that_are_fitted_alone():
+    """Bit for bit, in as many rounds as the longest takes."""
+    parts = two_fits()
+    together = Counted(parts)
+    stacks = fit_readouts(together, RUNGS, LABELS)
+    rounds = []
+    for rung in RUNGS:
+        alone = Counted(parts)
+        assert equal(stacks[rung], fit_readouts(alone, [rung], LABELS)[rung])
+        rounds.append(alone.rounds)
+    assert together.rounds < sum(rounds) / 2
+
+
+@pytest.mark.parametrize("lost", [1, 2, 5])
+def test_if_a_client_goes_amid_the_rounds_they_begin_anew_with_the_others(lost: int):
+    parts = two_fits()
+    together = Counted(parts)
+    together.lost = lost
+    stacks = fit_readouts(together, RUNGS, LABELS)
+    others = Readers({fit: readers[:-1] for fit, readers in parts.items()})
+    expected = fit_readouts(others, RUNGS, LABELS)
+    assert all(equal(stacks[rung], expected[rung]) for rung in RUNGS)
+
+
+def test_label_rows_that_would_be_turned_round_are_left_out():
+    one = reader(60)
+    together, _ = readers(one)
+    one.scores = -one.scores
+    stacks = fit_readouts(together, RUNGS[:2], LABELS)
+    assert equal(*stacks.values())
 
 
 def test_the_fold_of_a_row_is_its_texts():

@@ -10,7 +10,7 @@ from calibration.model.hooked import HookedModel, recorded
 from calibration.settings import Settings
 from calibration.stages.extract import extract_vector
 from calibration.task import TaskDefinition
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import DataError
 
 
@@ -32,7 +32,8 @@ def test_batched_equals_one_by_one(
 
 
 def test_demonstration_is_prompt_space_label_separator(task: TaskDefinition) -> None:
-    assert task.demonstration(Example("hi", "water bill")) == "Text: hi\nLabel: water bill\n\n"
+    shown = task.demonstration(Example("hi", "water bill"))
+    assert str(shown) == "Text: hi\nLabel: water bill\n\n"
 
 
 def test_the_last_token_is_the_separators(llama: HookedModel, task: TaskDefinition) -> None:

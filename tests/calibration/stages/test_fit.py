@@ -16,7 +16,7 @@ from calibration.settings import SITE_FITS, Settings
 from calibration.stages.fit import fit_round, learning_rate
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import fold, initial_coefficients
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import DataError, ModelError
 
 SETTINGS = Settings(layers=(0, 1, 2), rounds=2, local_steps=4, batch_size=4, learning_rate=0.05)
@@ -47,7 +47,9 @@ def test_vocabulary_loss_is_the_label_tokens_cross_entropy(
     expected = 0.0
     for example in examples:
         head = token_ids(llama.tokenizer, task.prompt.render(example.text))
-        full = token_ids(llama.tokenizer, task.prompt.render(example.text) + " " + example.label)
+        full = token_ids(
+            llama.tokenizer, task.prompt.render(example.text) + Prompt((" " + example.label,))
+        )
         log_probs = llama.network(torch.tensor([full])).logits[0].log_softmax(-1)
         for position in range(len(head), len(full)):
             expected -= float(log_probs[position - 1, full[position]]) / len(examples)

@@ -15,7 +15,8 @@ from vllm.lora.request import LoRARequest
 
 from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
-from ifedicl_serve.contract.prompt import tail_tokens, token_ids
+from ifedicl_serve.contract.prompt import tail_tokens
+from ifedicl_serve.contract.tokens import token_ids
 from tests.engine.conftest import engine, random_prompts, request, run
 from tests.engine.reference import hooked, trie_of
 

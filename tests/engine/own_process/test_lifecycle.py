@@ -75,7 +75,7 @@ def test_work_that_nobody_waits_for_leaves_the_engine(server):
         )
         until(lambda: in_engine(url) > 10)
     until(lambda: in_engine(url) == 0)
-    assert metric(url, "ifedicl:texts_in_flight") == 0
+    assert metric(url, "ifedicl:requests_in_flight") == 0
     assert metric(url, "ifedicl:request_errors_total", kind="ClientDisconnect") == hung_up + 1
     classified = metric(url, "vllm:request_success_total") - classified
     assert classified < len(LONG["input"])  # so most of the work was never done

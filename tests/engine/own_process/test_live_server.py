@@ -1,6 +1,7 @@
 """Tasks that come and go, classify and generate, under `ifedicl serve --runner generate` with two
 API processes and two data-parallel replicas of the engine, over real HTTP."""
 
+import copy
 import json
 import re
 import shutil
@@ -18,10 +19,10 @@ from bench.common.random_tasks import random_task
 from calibration.model.hooked import injected
 from calibration.model.load import load_model
 from ifedicl_serve.contract.injection import adapted_mask
-from ifedicl_serve.contract.prompt import token_ids
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from tests.documents import placed, run
 from tests.engine.reference import hooked
-from tests.processes import ifedicl_serve
+from tests.processes import ifedicl_serve, metric
 
 TEXT = "my card has not arrived"
 LIMIT_S = 60
@@ -43,7 +44,7 @@ def url(models, folder, tmp_path_factory):
     flags = (
         "--runner", "generate", "--enforce-eager", "--api-server-count", "2",
         "--data-parallel-size", "2", "--admin-key", "of-the-operator",
-        "--chat-template", str(template), "--max-num-queued-reqs", "16",
+        "--chat-template", str(template), "--max-num-queued-reqs", "16", "--enable-scale-out",
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")  # a core for each replica
@@ -217,7 +218,7 @@ def test_a_task_generates_what_the_hooked_model_does_and_the_base_model_what_it_
     spec = writer.spec
     everywhere = adapted_mask(spec.num_layers, spec.layers, spec.sites)
     for model, mask in ((base_model(url), everywhere & False), ("writer", everywhere)):
-        ids = torch.tensor([token_ids(network.tokenizer, TEXT)])
+        ids = torch.tensor([token_ids(network.tokenizer, Prompt((TEXT,)))])
         with injected(network, writer.injection, mask):
             expected = network.network.generate(
                 ids, do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0
@@ -258,13 +259,53 @@ def test_tasks_are_listed_as_models_and_another_name_is_refused_with_theirs(url,
     assert "'writer'" in response.json()["error"]["message"]
 
 
-def test_a_request_for_a_task_that_no_worker_can_load_ends_with_an_error(url, writer):
-    """Sent past the names, as only somebody who knows the engine would."""
-    nobody = {"ifedicl": json.dumps({"digest": "0" * 64})}
-    body = {"model": base_model(url), "prompt": TEXT, "vllm_xargs": nobody}
-    response = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
-    assert response.status_code == 500
-    assert complete(url, "writer")["choices"][0]["finish_reason"] == "length"
+MESSAGES = {"messages": [{"role": "user", "content": TEXT}]}
+# What a route is asked, where it takes what goes to the engine as it is, and where its answer is.
+ROUTES = {
+    "/v1/completions": (
+        {"prompt": TEXT, "max_tokens": 8}, "vllm_xargs", ("choices", 0, "text"),
+    ),
+    "/v1/chat/completions": (
+        MESSAGES | {"max_tokens": 8}, "vllm_xargs", ("choices", 0, "message", "content"),
+    ),
+    "/v1/responses": (
+        {"input": TEXT, "max_output_tokens": 8}, "vllm_xargs", ("output", 0, "content", 0, "text"),
+    ),
+    "/v1/messages": (MESSAGES | {"max_tokens": 8}, "vllm_xargs", ("content", 0, "text")),
+    "/inference/v1/generate": (
+        {"token_ids": [5, 6, 7], "sampling_params": {"max_tokens": 8, "temperature": 0}},
+        "sampling_params.extra_args",
+        ("choices", 0, "token_ids"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_what_callers_put_under_our_key_is_dropped(url, writer, route):
+    """Invented digests make no worker look for them, and one that is there adapts nothing: tasks
+    are asked for by their names."""
+    body, where, path = ROUTES[route]
+
+    def answer(digest: str | None) -> str:
+        sent = {"model": base_model(url), "temperature": 0, **copy.deepcopy(body)}
+        *outer, last = where.split(".")
+        place = sent[outer[0]] if outer else sent
+        place[last] = {"ifedicl": json.dumps({"digest": digest})} if digest else None
+        response = httpx.post(f"{url}{route}", json=sent, timeout=60)
+        assert response.status_code == 200, response.text
+        found = response.json()
+        for part in path:
+            found = found[part]
+        return found
+
+    def seen_by_workers() -> list[float]:
+        return [metric(url, f"ifedicl:task_{what}_total") for what in ("queries", "load_failures")]
+
+    complete(url, "writer")  # so that it is resident
+    before, base = seen_by_workers(), answer(None)
+    for digest in (*(f"{number:064x}" for number in range(4)), writer.digest):
+        assert answer(digest) == base
+    assert seen_by_workers() == before
 
 
 def test_vllms_bound_of_its_queue_is_for_what_generates_and_not_for_classifications(url, writer):

@@ -1,11 +1,13 @@
 """Both clients against the real routes: what is sent, what comes back, and in which order."""
 
 import re
+import traceback
 
 import httpx
 import pytest
 
 from ifedicl_serve.client import Client, NotFoundError, UnprocessableEntityError
+from ifedicl_serve.client.client import API_KEY_VARIABLE
 from ifedicl_serve.schema import MAX_BATCH, RefusedTask, TaskSummary
 from tests.ifedicl_serve.client.conftest import Script, answer, serving
 
@@ -19,6 +21,24 @@ def test_batches_give_what_one_request_gives_in_order(make, url, batch_size):
     with make(url, batch_size=batch_size) as client:
         results = client.classify("topics", TEXTS)
     assert [result.model_dump() for result in results] == expected
+
+
+@pytest.mark.parametrize(
+    "key", ["s3cret\n", "s3cret\r\nX-Other: 1", "schl\xfcssel", "my s3cret", " s3cret"]
+)
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_case_10_a_key_that_no_request_could_send_is_refused_and_not_shown(
+    make, monkeypatch, key, by_variable
+):
+    """httpx showed it in its exception, or raised a bare UnicodeEncodeError."""
+    if by_variable:
+        monkeypatch.setenv(API_KEY_VARIABLE, key)
+    with pytest.raises(ValueError) as caught:
+        make("http://127.0.0.1:9", api_key=None if by_variable else key)
+    source = API_KEY_VARIABLE if by_variable else "api_key"
+    assert str(caught.value).startswith(f"{source} is empty or holds more than printable ASCII")
+    trace = "".join(traceback.format_exception(caught.value))
+    assert "s3cret" not in trace and "schl" not in trace
 
 
 def test_one_text_is_a_list_of_one(make, url):
@@ -78,14 +98,14 @@ def test_the_key_is_sent_as_openai_keys_are(make, monkeypatch):
     with serving(script.app) as url:
         with make(url, api_key="given") as client:
             client.classify("sst2", "good")
-        monkeypatch.setenv("IFEDICL_API_KEY", "of the environment")
+        monkeypatch.setenv("IFEDICL_API_KEY", "of-the-environment")
         with make(url) as client:
             client.classify("sst2", "good")
         monkeypatch.delenv("IFEDICL_API_KEY")
         with make(url) as client:
             client.classify("sst2", "good")
     keys = [headers.get("authorization") for headers in script.headers]
-    assert keys == ["Bearer given", "Bearer of the environment", None]
+    assert keys == ["Bearer given", "Bearer of-the-environment", None]
 
 
 def test_clients_may_share_an_http_client_which_stays_as_it_is(make):
@@ -97,13 +117,13 @@ def test_clients_may_share_an_http_client_which_stays_as_it_is(make):
 
     kind = httpx.Client if make is Client else httpx.AsyncClient
     http = kind(transport=httpx.MockTransport(handle))
-    one = make("http://one:8000", "key of one", http_client=http)
+    one = make("http://one:8000", "key-of-one", http_client=http)
     two = make("http://two/behind/a/proxy/", http_client=http)
     for client in (one, two):
         with client:
             client.classify("sst2", "good")
     assert seen == [
-        ("http://one:8000/v1/classify", "Bearer key of one"),
+        ("http://one:8000/v1/classify", "Bearer key-of-one"),
         ("http://two/behind/a/proxy/v1/classify", None),
     ]
     assert not http.is_closed

@@ -155,10 +155,9 @@ def test_a_server_that_never_answers_is_given_up_after_the_timeout(make):
                 client.tasks()
 
 
-def test_an_address_that_is_none_is_not_tried_twice(make, clock):
-    with make("gopher://127.0.0.1", clock=clock) as client:
-        with pytest.raises(api.APIConnectionError):
-            client.tasks()
+def test_an_answer_that_cannot_be_decoded_is_not_asked_for_again(make, clock):
+    garbled = PlainTextResponse("no gzip", headers={"Content-Encoding": "gzip"})
+    assert isinstance(run(make, Script(garbled), clock), api.APIConnectionError)
     assert clock.slept == []
 
 

@@ -247,7 +247,8 @@ def test_a_template_that_ends_in_white_space_before_a_space_is_refused(folder, e
 def test_white_space_is_meant_where_a_label_follows_directly(folder):
     prompt = {"head": "<user>", "tail": "</user>\n<assistant>\n", "label_prefix": ""}
     edit_task(folder, prompt=prompt)
-    assert load_artifact(folder).spec.prompt.render("hi") == "<user>hi</user>\n<assistant>\n"
+    rendered = load_artifact(folder).spec.prompt.render("hi")
+    assert str(rendered) == "<user>hi</user>\n<assistant>\n"
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

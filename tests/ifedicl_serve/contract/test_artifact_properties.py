@@ -243,7 +243,7 @@ def test_probabilities_over_any_labels_sum_to_1(bpe, prompt, verbalizations, see
     except PromptError:
         return
     assert_sums_to_1(trie, seed)
-    head = bpe(prompt.render("a")).input_ids
+    head = bpe(str(prompt.render("a"))).input_ids
     for text, tokens in zip(texts, tokenized_labels(bpe, prompt, texts), strict=True):
         whole = bpe(f"{prompt.render('a')} {text}{prompt.separator}").input_ids
         assert whole[: len(head) + len(tokens)] == [*head, *tokens]
@@ -274,5 +274,6 @@ def assert_sums_to_1(trie, seed):
 @given(prompt=templates(), text=words)
 def test_a_prompt_is_its_template_with_the_text_in_it(prompt, text):
     before, after = prompt.template.split("{text}")
-    assert prompt.render(text) == before + text + after
-    assert prompt.render_demonstration(text, "x") == f"{before}{text}{after} x{prompt.separator}"
+    assert str(prompt.render(text)) == before + text + after
+    shown = f"{before}{text}{after} x{prompt.separator}"
+    assert str(prompt.render_demonstration(text, "x")) == shown

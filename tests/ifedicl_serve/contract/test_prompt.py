@@ -9,12 +9,12 @@ from ifedicl_serve.contract.prompt import (
     label_tokens,
     label_trie,
     tail_tokens,
-    token_ids,
 )
+from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import PromptError
 
 TOPIC = PromptTemplate.of("Text: {text}\nTopic:")
-HEAD = "Text: a\nTopic:"
+HEAD = TOPIC.render("a")
 
 
 def pieces(tokenizer, ids):
@@ -22,15 +22,16 @@ def pieces(tokenizer, ids):
 
 
 def test_a_text_is_put_into_the_template():
-    assert TOPIC.render("it rains") == "Text: it rains\nTopic:"
+    assert str(TOPIC.render("it rains")) == "Text: it rains\nTopic:"
 
 
 def test_a_text_that_names_the_placeholder_is_not_expanded():
-    assert TOPIC.render("{text} {0}") == "Text: {text} {0}\nTopic:"
+    assert str(TOPIC.render("{text} {0}")) == "Text: {text} {0}\nTopic:"
 
 
 def test_a_demonstration_is_prompt_label_and_separator():
-    assert TOPIC.render_demonstration("it rains", "news") == "Text: it rains\nTopic: news\n\n"
+    prompt = TOPIC.render_demonstration("it rains", "news")
+    assert str(prompt) == "Text: it rains\nTopic: news\n\n"
 
 
 @pytest.mark.parametrize(("template", "count"), [("Review:", 0), ("{text} and {text}:", 2)])
@@ -45,11 +46,11 @@ def test_a_template_needs_exactly_one_placeholder(template, count):
 
 def test_a_label_may_follow_directly():
     chat = PromptTemplate(head="", tail="\nTopic: ", label_prefix="")
-    assert chat.render_demonstration("it rains", "news") == "it rains\nTopic: news\n\n"
+    assert str(chat.render_demonstration("it rains", "news")) == "it rains\nTopic: news\n\n"
 
 
 def test_the_tail_has_as_many_tokens_whatever_the_text(bpe):
-    assert tail_tokens(bpe, TOPIC) == len(token_ids(bpe, "\nTopic:"))
+    assert tail_tokens(bpe, TOPIC) == len(token_ids(bpe, Prompt(("\nTopic:",))))
     assert tail_tokens(bpe, PromptTemplate.of("Text: {text}")) == 0
 
 
@@ -80,7 +81,7 @@ def test_prompt_and_label_tokens_join_to_the_tokens_of_the_demonstration(name, l
     """What is scored token by token in serving is what a demonstration reads as."""
     tokenizer = request.getfixturevalue(name)
     joined = token_ids(tokenizer, HEAD) + list(label_tokens(tokenizer, HEAD, label, "\n"))
-    assert joined == token_ids(tokenizer, TOPIC.render("a") + f" {label}\n")
+    assert joined == token_ids(tokenizer, HEAD + Prompt((f" {label}\n",)))
 
 
 def test_label_tokens_do_not_depend_on_the_text(bpe):
@@ -118,8 +119,8 @@ def test_a_label_that_merges_with_the_prompt_is_refused(merging_bpe):
     with pytest.raises(PromptError) as caught:
         label_trie(merging_bpe, TOPIC, ["sport", "new"])
     assert str(caught.value) == (
-        f"label 'sport' does not tokenise apart from the prompt {HEAD!r}: end the template with "
-        "a word or punctuation mark, and start the label with a letter"
+        f"label 'sport' does not tokenise apart from the prompt {str(HEAD)!r}: end the template "
+        "with a word or punctuation mark, and start the label with a letter"
     )
 
 

@@ -149,7 +149,7 @@ def make_head(folder, seed):
 
 def test_label_rows_come_and_go_with_the_slot(tasks_dir, digests):
     heads = [make_head(tasks_dir / f"head{seed}", seed) for seed in range(2)]
-    rows = LabelRows(4, HIDDEN, torch.device("cpu"))
+    rows = LabelRows(4, HIDDEN, torch.device("cpu"), at_once=4)
     tables = make_tables(tasks_dir, num_tasks=2, label_rows=rows)
 
     def scored(digest):

@@ -54,6 +54,23 @@ def test_the_reason_of_a_refusal_names_the_folder_but_not_where_it_is(tmp_path, 
     assert not any(str(tmp_path) in reason for reason in refused.values())
 
 
+def test_case_13_a_task_named_like_a_model_of_the_server_is_refused_with_its_reason(tmp_path, bpe):
+    """A request for the name would get the model, silently unadapted, and both were listed."""
+    for name in ("banking", "sst2"):
+        make_artifact(tmp_path / f"{name} of a team", name=name)
+    tasks = TaskRegistry(tmp_path, MODEL, bpe, taken=frozenset({"banking", "adapter"}))
+    assert list(tasks.tasks) == ["sst2"]
+    assert tasks.refused == {
+        "banking of a team": "banking of a team: task 'banking' has the name of a model of this "
+        "server, which a request for it would get, unadapted; rename the task in its task.json, or "
+        "the model with --served-model-name"
+    }
+    with pytest.raises(TaskNotFoundError):
+        tasks.get("banking")
+    with pytest.raises(ArtifactError, match="has the name of a model"):
+        tasks.check(tmp_path / "banking of a team")
+
+
 def test_the_second_artifact_of_a_name_is_refused(tmp_path, bpe):
     make_artifact(tmp_path / "one", name="sst2")
     make_artifact(tmp_path / "two", name="sst2")

@@ -20,6 +20,16 @@ API = {
             takes="self, engine_client, state, args",
         ),
         Row("vllm.v1.engine.async_llm:AsyncLLM", "the engine client", has="model_config renderer"),
+        Row(
+            "vllm.entrypoints.openai.models.serving:OpenAIServingModels",
+            "names that are taken",
+            has="base_model_paths lora_requests",
+        ),
+        Row(
+            "vllm.entrypoints.launchers.api_server.app_state:init_app_state",
+            "where they are",
+            has="openai_serving_models",
+        ),
         Row("vllm.renderers.base:BaseRenderer", "has the tokenizer", has="get_tokenizer"),
         Row(
             "vllm.config.model:ModelConfig",
@@ -66,6 +76,7 @@ API = {
         ),
         Row("vllm.outputs:PoolingOutput", "its scores", has="data"),
     ],
+    "api/access/keys.py": [Row("vllm.envs:VLLM_API_KEY", "keys, as vLLM reads them")],
     "api/serve.py": [
         Row("vllm.engine.arg_utils:EngineArgs", "a default of ours", has="shutdown_timeout"),
         Row(
@@ -74,6 +85,5 @@ API = {
             has="disable_uvicorn_access_log",
             formerly="vllm.entrypoints.launchers.cli_args:FrontendArgs",
         ),
-        Row("vllm.envs:VLLM_API_KEY", "keys, as vLLM reads them"),
     ],
 }

@@ -26,7 +26,7 @@ API_VLLM = {
         Row(
             "vllm.entrypoints.common.cli_args:FrontendArgs",
             "flags of the server that we set or refuse",
-            has="api_key middleware grpc_port",
+            has="api_key middleware root_path grpc_port",
             formerly="vllm.entrypoints.launchers.cli_args:FrontendArgs",
         ),
         Row(
@@ -85,6 +85,23 @@ API_VLLM = {
             "wrapped: asked before an engine request is queued",
             takes="self, n=, request_id=",
         )
+    ],
+    "api/vllm/border.py": [
+        Row(
+            "vllm.v1.engine.async_llm:AsyncLLM.add_request",
+            "wrapped: every request to the engine comes through it",
+            accepts="request_id prompt params",
+        ),
+        *(
+            Row(
+                f"vllm.v1.engine.async_llm:AsyncLLM.{method}",
+                "calls the wrapped",
+                has="add_request",
+            )
+            for method in ("encode", "generate")
+        ),
+        Row("vllm:SamplingParams", "what a caller may fill", has="extra_args"),
+        Row("vllm:PoolingParams", "of the other kind", has="extra_kwargs"),
     ],
     "api/vllm/drain.py": [
         Row(
@@ -159,12 +176,12 @@ API_VLLM = {
         Row(
             "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
             "what a caller sends",
-            has="model vllm_xargs use_beam_search",
+            has="model use_beam_search",
         ),
         Row(
             "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
             "what a caller sends",
-            has="model vllm_xargs use_beam_search",
+            has="model use_beam_search",
         ),
     ],
     "api/vllm/listed.py": [

@@ -117,6 +117,7 @@ PATCHES = {
     ],
     "ifedicl_serve/plugin/patches/nan_counts.py": [
         Row("vllm.envs:VLLM_COMPUTE_NANS_IN_LOGITS", "turns the counts on"),
+        Row("vllm.envs:VLLM_RAISE_ON_LOGIT_NANS", "ends the worker; refused"),
         Row(
             "vllm.v1.worker.gpu_model_runner:GPUModelRunner",
             "V1's counts",

@@ -19,6 +19,7 @@ from tests.ifedicl_serve.factory import (
 )
 
 KEY = "a-key-that-nobody-guesses"
+TAKEN = "name-of-the-base-model"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 CHANGES = [("PUT", "/v1/tasks/sst2"), ("DELETE", "/v1/tasks/sst2"), ("POST", "/v1/tasks/reload")]
 
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def registry(folder, tokenizer):
     """In place of conftest's, whose folder is not to be changed."""
-    return TaskRegistry(folder, MODEL, tokenizer)
+    return TaskRegistry(folder, MODEL, tokenizer, taken=frozenset({TAKEN}))
 
 
 @pytest.fixture(scope="module")

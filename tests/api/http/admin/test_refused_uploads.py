@@ -14,7 +14,7 @@ from ifedicl_serve.contract.artifact import (
     max_vectors_bytes,
 )
 from ifedicl_serve.contract.signing import SIGNATURE_BYTES, SIGNATURE_FILE
-from tests.api.http.admin.conftest import ADMIN, KEY, classify, put, state
+from tests.api.http.admin.conftest import ADMIN, KEY, TAKEN, classify, put, state
 from tests.api.http.test_errors import error_of
 from tests.ifedicl_serve.factory import (
     HIDDEN,
@@ -120,6 +120,13 @@ def test_an_artifact_that_could_not_serve_is_422_and_changes_nothing(
     assert str(folder) not in error["message"]
     assert state(folder) == before
     assert admin.get("/v1/tasks").json() == tasks
+
+
+def test_case_13_a_task_named_like_the_base_model_is_422(admin, files, folder):
+    before = state(folder)
+    error = error_of(put(admin, TAKEN, files(name=TAKEN)), 422)
+    assert f"task '{TAKEN}' has the name of a model of this server" in error["message"]
+    assert state(folder) == before
 
 
 # -- forms that are none
