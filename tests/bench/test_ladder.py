@@ -16,7 +16,7 @@ from calibration.ladder import PAPERS, Rung
 from calibration.model.load import open_model
 from calibration.readout.metered import Metered
 from calibration.readout.reader import Readers
-from calibration.settings import Settings
+from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.prompt import PromptTemplate
@@ -111,7 +111,7 @@ def test_lora_keeps_the_rate_that_seed_0_has_chosen():
 
 def test_demonstrations_that_are_read_once_say_the_same():
     """As read again for every text."""
-    base_model = open_model(str(Path(__file__).parents[2] / "examples/tiny_qwen2"), "fp32", "cpu")
+    base_model = open_model(str(Path(__file__).parents[2] / "examples/tiny_qwen2"), Machine())
     data = [Example(f"text {n} about money", ("card", "cash payment")[n % 2]) for n in range(12)]
     labels = tuple(Label(name=name, verbalization=name) for name in ("card", "cash payment"))
     task = TaskDefinition("t", PromptTemplate.of("Text: {text}\nTopic:"), labels)
