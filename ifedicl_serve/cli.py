@@ -60,16 +60,16 @@ COMMANDS = {
 
 # The modules that an extra brings and our code imports.
 CONTRACT = {
-    *("torch", "transformers", "huggingface_hub", "safetensors", "cryptography", "numpy"),
-    *("typer", "rich"),
+    *("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "cryptography"),
+    *("numpy", "typer", "rich"),
 }
-CALIBRATION = CONTRACT | {"accelerate", "pyarrow", "matplotlib", "sklearn"}
+CALIBRATION = CONTRACT | {"accelerate", "jinja2", "pyarrow", "matplotlib", "sklearn"}
 SERVE = CONTRACT | {"watchfiles", "prometheus_client", "python_multipart", "pyarrow"}
 EXTRAS = {
     "contract": CONTRACT,
     "calibration": CALIBRATION,
     "federation": CALIBRATION | {"flwr"},
-    "vllm": SERVE | {"vllm", "fastapi", "starlette"},
+    "vllm": SERVE | {"vllm", "fastapi", "starlette", "uvicorn", "httptools"},
 }
 
 

@@ -76,8 +76,9 @@ def failing(monkeypatch, name):
 @pytest.mark.parametrize("extra", cli.EXTRAS)
 def test_the_table_of_modules_is_that_of_the_project(extra):
     known = packages_distributions()
-    table = {known[module][0].replace("_", "-") for module in cli.EXTRAS[extra]}
-    brought_by_vllm = {"fastapi", "starlette"} if extra == "vllm" else set()
+    table = {known[module][0].replace("_", "-").lower() for module in cli.EXTRAS[extra]}
+    web = {"fastapi", "starlette", "uvicorn", "httptools"}
+    brought_by_vllm = web if extra == "vllm" else set()
     assert table - VLLM == (requirements(extra) - VLLM) | brought_by_vllm
 
 

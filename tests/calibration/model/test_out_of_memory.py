@@ -81,7 +81,8 @@ def test_fitting_says_what_was_asked_what_there_was_and_what_asks_for_less(
 
 def test_reading_rows_says_so_too(llama: HookedModel, task: TaskDefinition) -> None:
     with too_large(llama), pytest.raises(ModelError) as refused:
-        label_log_probs(llama, ["one text", "another"], task.trie(llama.tokenizer))
+        prompts = [task.prompt.render(text) for text in ("one text", "another")]
+        label_log_probs(llama, prompts, task.trie(llama.tokenizer))
     assert str(refused.value).endswith("--max-batch-tokens 4096; give a lower --max-batch-tokens")
 
 
