@@ -180,7 +180,9 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     return SlotTables(
         tasks_dir=tasks.tasks_dir,
         trusted=tasks.trusted,
-        model=ModelIdentity.of(model_config.model),
+        model=ModelIdentity.of(
+            model_config.model, download_dir=vllm_config.load_config.download_dir
+        ),
         layers=range(*own),
         num_layers=num_layers,
         hidden_size=hidden_size,
