@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from api.access.keys import TaskPatterns
+from api.access.keys import KeyTasks
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,9 @@ class ServeOptions:
     request_timeout: float = 60.0
     # 2,048 texts of 8,000 bytes.
     max_request_bytes: int = 16 << 20
-    # The tasks of keys that may not use every task. Not shown: vLLM logs its arguments.
-    keys: Mapping[str, TaskPatterns] = field(default_factory=dict, repr=False)
+    # The tasks of keys that may not use every task, or make some. Not shown, as vLLM logs its
+    # arguments.
+    keys: Mapping[str, KeyTasks] = field(default_factory=dict, repr=False)
 
     def seconds(self, wanted: float | None) -> float:
         """How long a request that asks for `wanted` seconds may take to be answered."""

@@ -13,8 +13,11 @@ from api.classify.encoder import PromptEncoder
 from api.classify.engine import GenerationEngine, PoolingEngine
 from api.errors import on_error
 from api.follow import count_tasks, follow
-from api.http import admin, classify, page, ready, tasks
+from api.http import admin, classify, make, page, ready, tasks
 from api.limits.admission import Admission
+from api.making.features import FeatureReader
+from api.making.jobs import Jobs
+from api.making.store import JobStore
 from api.observe import scrape
 from api.vllm.admission import admit_classifications
 from api.vllm.border import name_tasks_ourselves
@@ -44,6 +47,7 @@ class ClassifyEndpoints:
         app.state.ifedicl_admin_key = key
         app.include_router(classify.router)
         app.include_router(tasks.router)
+        app.include_router(make.router)
         app.include_router(ready.router)
         app.state.ifedicl_scrape = scrape.Scrape(scrape.render)
         app.include_router(scrape.router)
@@ -59,7 +63,9 @@ class ClassifyEndpoints:
         state.ifedicl_registry = registry
         state.ifedicl_store = _editor(engine_client, registry)
         state.ifedicl_admission = admission
-        state.ifedicl_classifier = _classifier(engine_client)
+        classifier = _classifier(engine_client)
+        state.ifedicl_classifier = classifier
+        state.ifedicl_jobs = jobs_of(classifier, admission, state.ifedicl_store)
         state.ifedicl_follower = asyncio.create_task(follow(registry))  # a task must be held
         _patch(engine_client, state, admission, registry)
 
@@ -96,6 +102,12 @@ def _classifier(engine_client: Any) -> Classifier:
         longest_prompt = config.max_model_len - 1  # for the token that is generated
         return Classifier(GenerationEngine(engine_client), PromptEncoder(tokenizer, longest_prompt))
     return Classifier(PoolingEngine(engine_client), PromptEncoder(tokenizer, config.max_model_len))
+
+
+def jobs_of(classifier: Classifier, admission: Admission, editor: TaskEditor) -> Jobs:
+    """What makes tasks of the folder, on the engine that classifies."""
+    reader = FeatureReader(classifier.engine, admission, editor.hidden_size)
+    return Jobs(JobStore(editor.registry.folder), reader, editor)
 
 
 def _patch(engine_client: Any, state: Any, admission: Admission, registry: TaskRegistry) -> None:

@@ -7,6 +7,7 @@
     ├── DataError            labelled examples that cannot be read or used
     ├── ModelError           a checkpoint without the two injection sites
     ├── TaskNotFoundError    a task name (or digest) nobody loaded
+    ├── JobNotFoundError     a job nobody has, or not one of this key
     ├── InputError           a request that cannot be served as it was sent
     │   ├── TextTooLongError
     │   └── UploadError      an uploaded artifact that could not serve here
@@ -51,6 +52,10 @@ class ModelError(IFedICLError):
 
 class TaskNotFoundError(IFedICLError):
     """No task of that name is loaded."""
+
+
+class JobNotFoundError(IFedICLError):
+    """No job of that id is known, or it is another key's."""
 
 
 class InputError(IFedICLError):

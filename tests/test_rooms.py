@@ -11,13 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
-    "ifedicl_serve": "errors bearer files checkpoint contract fitting tasks schema client plugin "
-    "command cli",
+    "ifedicl_serve": "errors bearer files checkpoint contract fitting tasks schema schema_jobs "
+    "client plugin command cli",
     "calibration": "ladder settings data task model readout privacy stages state calibrate "
     "result run federation command",
     "calibration/federation": "scripts wire client coordinator simulate",
-    "api": "observe undecoded errors access options limits classify http follow vllm batch plugin "
-    "serve",
+    "api": "observe undecoded errors access options limits classify making http follow vllm batch "
+    "plugin serve",
 }
 
 

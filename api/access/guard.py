@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.access.keys import TaskPatterns, key_digest
+from api.access.keys import KeyTasks, key_digest
 from api.errors import error_response
 from api.observe.context import current_request, path_of
 
@@ -21,8 +21,9 @@ from api.observe.context import current_request, path_of
 OPEN = ("", "/", "/health", "/ready", "/ping", "/metrics", "/version", "/docs", "/redoc",
         "/openapi.json")  # fmt: skip
 OPEN_FOLDERS = ("/page/", "/static/", "/docs/")  # the page; vLLM's --enable-offline-docs
-SCOPED = ("/v1/classify", "/v1/tasks", "/v1/models", "/v1/completions", "/v1/chat/completions")
-SCOPED_FOLDERS = ("/v1/tasks/",)
+SCOPED = ("/v1/classify", "/v1/tasks", "/v1/jobs", "/v1/models", "/v1/completions",
+          "/v1/chat/completions")  # fmt: skip
+SCOPED_FOLDERS = ("/v1/tasks/", "/v1/jobs/")
 
 
 class Access:
@@ -55,7 +56,9 @@ class Access:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         context = current_request()
-        context.allowed = self._keyring.tasks_of(key)
+        tasks = self._keyring.tasks_of(key)
+        if tasks is not None:
+            context.allowed, context.may_make = tasks
         if context.allowed is None or _is_in(path, SCOPED, SCOPED_FOLDERS):
             return None
         return error_response(
@@ -66,7 +69,7 @@ class Access:
 class Keyring:
     """API keys as digests, and the tasks of those that may not use every task."""
 
-    def __init__(self, keys: Sequence[str], tasks: Mapping[str, TaskPatterns]) -> None:
+    def __init__(self, keys: Sequence[str], tasks: Mapping[str, KeyTasks]) -> None:
         self._tasks_of = {key_digest(key): tasks.get(key) for key in keys}
 
     def __bool__(self) -> bool:
@@ -75,7 +78,7 @@ class Keyring:
     def __contains__(self, key: str) -> bool:
         return key_digest(key) in self._tasks_of
 
-    def tasks_of(self, key: str) -> TaskPatterns | None:
+    def tasks_of(self, key: str) -> KeyTasks | None:
         """None: every task."""
         return self._tasks_of[key_digest(key)]
 

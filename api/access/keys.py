@@ -1,9 +1,10 @@
 """API keys with their tasks: `--key-file`, a JSON object of key -> list of task names or globs.
 
-    {"3f6c...": ["banking"], "91aa...": ["support-*"], "77d0...": ["*"]}
+    {"3f6c...": ["banking"], "77d0...": ["*"], "91aa...": {"use": ["banking"], "make": ["team-*"]}}
 
-A key listed here may classify and generate with the tasks it names, and sees no others. Keys of
-vLLM's --api-key may use every task and every route.
+A key listed here may classify and generate with the tasks it names, and sees no others. One that
+may `make` tasks may make such as `make` fits from examples, and use them. Keys of vLLM's --api-key
+may use every task and every route, and make none.
 """
 
 import hashlib
@@ -11,9 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ifedicl_serve.bearer import SENDABLE, why_unsendable
 from ifedicl_serve.errors import IFedICLError
@@ -22,10 +23,26 @@ KEY_FILE_VARIABLE = "IFEDICL_KEY_FILE"
 API_KEY_VARIABLE = "VLLM_API_KEY"
 
 TaskPatterns = tuple[str, ...]
+
+
+class KeyTasks(NamedTuple):
+    """Names or globs of the tasks that a key may use, and of those that it may make."""
+
+    use: TaskPatterns
+    make: TaskPatterns = ()
+
+
+class _Maker(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    use: TaskPatterns = ()
+    make: Annotated[TaskPatterns, Field(min_length=1)]
+
+
 _KeyFile = TypeAdapter(
     dict[
         Annotated[str, Field(pattern=SENDABLE)],
-        Annotated[TaskPatterns, Field(min_length=1)],
+        Annotated[TaskPatterns, Field(min_length=1)] | _Maker,
     ]
 )
 
@@ -36,7 +53,7 @@ def key_digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def configured_keys(flag: Path | None) -> Mapping[str, TaskPatterns]:
+def configured_keys(flag: Path | None) -> Mapping[str, KeyTasks]:
     """The keys of the flag's file, else of the environment's; none if there is no file.
 
     Raises IFedICLError without showing any of what the file holds.
@@ -59,7 +76,7 @@ def vllm_keys(flag: Sequence[str] | None) -> list[str]:
     return keys
 
 
-def _read(path: Path) -> Mapping[str, TaskPatterns]:
+def _read(path: Path) -> Mapping[str, KeyTasks]:
     try:
         keys = _KeyFile.validate_json(path.read_bytes())
     except OSError as error:
@@ -68,11 +85,20 @@ def _read(path: Path) -> Mapping[str, TaskPatterns]:
         # Not chained: the error would show keys.
         raise IFedICLError(
             f"--key-file {path} is no JSON object of key -> list of task names or globs, "
-            'for example {"KEY": ["banking", "support-*"]}; keys are printable ASCII without spaces'
+            'for example {"KEY": ["banking", "support-*"]}, or {"KEY": {"use": ["banking"], '
+            '"make": ["team-*"]}} for one that may make tasks; keys are printable ASCII without '
+            "spaces"
         ) from None
     if not keys:
         raise IFedICLError(f"--key-file {path} holds no key; leave the flag out, or add one")
-    return keys
+    return {key: _tasks(patterns) for key, patterns in keys.items()}
+
+
+def _tasks(patterns: TaskPatterns | _Maker) -> KeyTasks:
+    """What a key makes it may use."""
+    if isinstance(patterns, _Maker):
+        return KeyTasks(patterns.use + patterns.make, patterns.make)
+    return KeyTasks(patterns)
 
 
 def allows(patterns: TaskPatterns, task: str) -> bool:

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from api.access.allowed import VisibleTasks, visible_tasks
 from api.classify.classifier import Classifier
 from api.limits.admission import Admission
+from api.making.jobs import Jobs
 from api.options import ServeOptions
 from ifedicl_serve.schema import ErrorResponse
 from ifedicl_serve.tasks.editor import TaskEditor
@@ -37,6 +38,11 @@ def get_admission(request: Request) -> Admission:
     return request.app.state.ifedicl_admission
 
 
+def get_jobs(request: Request) -> Jobs:
+    """What makes tasks from examples."""
+    return request.app.state.ifedicl_jobs
+
+
 def get_options(request: Request) -> ServeOptions:
     """This server's bounds."""
     return request.app.state.args.ifedicl
@@ -46,4 +52,5 @@ Tasks = Annotated[VisibleTasks, Depends(get_tasks)]
 Editor = Annotated[TaskEditor, Depends(get_editor)]
 ClassifierDep = Annotated[Classifier, Depends(get_classifier)]
 AdmissionDep = Annotated[Admission, Depends(get_admission)]
+JobsDep = Annotated[Jobs, Depends(get_jobs)]
 Options = Annotated[ServeOptions, Depends(get_options)]

@@ -22,6 +22,7 @@ class RequestContext:
     id: str = field(default_factory=lambda: uuid4().hex)
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] | None = None  # names or globs of tasks; None: every task
+    may_make: tuple[str, ...] = ()  # likewise; its key's, which the admin key needs none of
     asked: TaskRequest | None = None  # of the engine, by a request that generates under a task
     task: str = ""  # the name of a task that exists
     texts: int = 0

@@ -22,9 +22,11 @@ from ifedicl_serve.client.errors import (
     OverloadedError,
     PermissionDeniedError,
     RateLimitError,
+    TaskNotMadeError,
     UnprocessableEntityError,
 )
 from ifedicl_serve.schema import Classification, LabelScore, RefusedTask, TaskCard, TaskSummary
+from ifedicl_serve.schema_jobs import Job, TaskReport
 
 __all__ = [
     "APIConnectionError",
@@ -39,6 +41,7 @@ __all__ = [
     "Client",
     "DeadlineExceededError",
     "InternalServerError",
+    "Job",
     "LabelScore",
     "NotFoundError",
     "OverloadedError",
@@ -46,6 +49,8 @@ __all__ = [
     "RateLimitError",
     "RefusedTask",
     "TaskCard",
+    "TaskNotMadeError",
+    "TaskReport",
     "TaskSummary",
     "UnprocessableEntityError",
 ]

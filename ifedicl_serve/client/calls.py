@@ -1,14 +1,14 @@
 """The service's calls as exchanges: requests built, responses parsed, no I/O."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from ifedicl_serve.client.errors import APIResponseError, APIStatusError
-from ifedicl_serve.client.retry import Exchange, Retries
+from ifedicl_serve.client.errors import APIResponseError, APIStatusError, TaskNotMadeError
+from ifedicl_serve.client.retry import Exchange, Retries, Wait
 from ifedicl_serve.contract.text import is_unicode
 from ifedicl_serve.schema import (
     MAX_BATCH,
@@ -19,9 +19,12 @@ from ifedicl_serve.schema import (
     TaskList,
     TaskSummary,
 )
+from ifedicl_serve.schema_jobs import FINAL, Job
 
 M = TypeVar("M", bound=BaseModel)
+POLL_S = 0.25  # how often a job is asked for
 SHOWN = 200  # characters of a text in an error
+OnProgress = Callable[[Job], None]
 Build = Callable[..., httpx.Request]  # as httpx.Client.build_request
 
 
@@ -89,6 +92,42 @@ class Calls:
         """One task's labels, template and provenance."""
         _refuse_halves(name, "the task's name")
         return (yield from self._send(TaskCard, "GET", f"/v1/tasks/{quote(name, safe='')}"))
+
+    def create_task(
+        self,
+        name: str,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        words: Mapping[str, str] | None,
+        on_progress: OnProgress | None,
+        **options: Any,
+    ) -> Exchange[Job]:
+        """Begin a job, and ask for it until it has ended; options are sent unless they are None.
+
+        Raises TaskNotMadeError, and ValueError for examples that no request can hold.
+        """
+        if len(texts) != len(labels):
+            raise ValueError(f"{len(texts)} texts and {len(labels)} labels, expected a label each")
+        for index, (text, label) in enumerate(zip(texts, labels, strict=True)):
+            _refuse_halves(text, f"text {index}")
+            _refuse_halves(label, f"label {index}")
+        examples = [{"text": t, "label": label} for t, label in zip(texts, labels, strict=True)]
+        options["labels"] = words
+        said = {option: value for option, value in options.items() if value is not None}
+        return self._create_task({"name": name, "examples": examples, **said}, on_progress)
+
+    def _create_task(self, body: dict[str, Any], on_progress: OnProgress | None) -> Exchange[Job]:
+        job = yield from self._send(Job, "POST", "/v1/tasks", json=body)
+        while True:
+            if on_progress is not None:
+                on_progress(job)
+            if job.status in FINAL:
+                break
+            yield Wait(POLL_S)
+            job = yield from self._send(Job, "GET", f"/v1/jobs/{quote(job.id, safe='')}")
+        if job.status != "done":
+            raise TaskNotMadeError(job)
+        return job
 
     def _send(self, model: type[M], method: str, path: str, **content: Any) -> Exchange[M]:
         def build(timeout: httpx.Timeout) -> httpx.Request:

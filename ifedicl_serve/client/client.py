@@ -2,16 +2,17 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
 from ifedicl_serve.bearer import why_unsendable
-from ifedicl_serve.client.calls import Build, Calls
+from ifedicl_serve.client.calls import Build, Calls, OnProgress
 from ifedicl_serve.client.retry import Clock, Exchange, Reply, Retries, Step, Wait
 from ifedicl_serve.schema import Classification, RefusedTask, TaskCard, TaskSummary
+from ifedicl_serve.schema_jobs import Job
 
 API_KEY_VARIABLE = "IFEDICL_API_KEY"
 TIMEOUT_S = 600.0  # in all, retries included
@@ -81,6 +82,46 @@ class Client:
     def task(self, name: str) -> TaskCard:
         """One task's labels, template, digest and calibration metrics."""
         return self._run(self._calls.task(name))
+
+    def create_task(
+        self,
+        name: str,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        *,
+        words: Mapping[str, str] | None = None,
+        template: str | None = None,
+        chat: Mapping[str, str] | None = None,
+        like: str | None = None,
+        fit: Literal["auto", "head", "bias"] = "auto",
+        truncate: bool = False,
+        replace: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Job:
+        """Make task `name` from texts and the label of each, on the server, and return its job when
+        the task serves: `report` says how good it is.
+
+        `words` is what the model reads for each label, in the order that answers have. `template`
+        is a prompt with a place for the text, `chat` ({"user": ..., "system": ...}) one in the
+        model's chat template, `like` a task whose prompt to take. `on_progress` is called with the
+        job as it comes along. Needs a key that may make tasks. Raises TaskNotMadeError if the job
+        fails. After a connection that broke, a job may be there that nobody waits for.
+        """
+        return self._run(
+            self._calls.create_task(
+                name,
+                texts,
+                labels,
+                words,
+                on_progress,
+                template=template,
+                chat=chat,
+                like=like,
+                fit=fit,
+                truncate=truncate,
+                replace=replace,
+            )
+        )
 
     def close(self) -> None:
         """Close the connections, unless they are those of a given `http_client`."""
@@ -169,6 +210,38 @@ class AsyncClient:
     async def task(self, name: str) -> TaskCard:
         """As `Client.task`."""
         return await self._run(self._calls.task(name))
+
+    async def create_task(
+        self,
+        name: str,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        *,
+        words: Mapping[str, str] | None = None,
+        template: str | None = None,
+        chat: Mapping[str, str] | None = None,
+        like: str | None = None,
+        fit: Literal["auto", "head", "bias"] = "auto",
+        truncate: bool = False,
+        replace: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Job:
+        """As `Client.create_task`."""
+        return await self._run(
+            self._calls.create_task(
+                name,
+                texts,
+                labels,
+                words,
+                on_progress,
+                template=template,
+                chat=chat,
+                like=like,
+                fit=fit,
+                truncate=truncate,
+                replace=replace,
+            )
+        )
 
     async def close(self) -> None:
         """As `Client.close`."""

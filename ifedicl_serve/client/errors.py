@@ -4,6 +4,7 @@ APIError
 ├── APIConnectionError           no answer
 │   └── APITimeoutError          none within the client's timeout
 ├── APIResponseError             an answer that is none of this service's
+├── TaskNotMadeError             a job that failed or was cancelled
 └── APIStatusError               an answer with an error status
     ├── BadRequestError          400
     ├── AuthenticationError      401
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 
 from ifedicl_serve.errors import IFedICLError
 from ifedicl_serve.schema import ErrorInfo, ErrorResponse
+from ifedicl_serve.schema_jobs import Job
 
 REQUEST_ID_HEADER = "x-request-id"
 
@@ -39,6 +41,15 @@ class APITimeoutError(APIConnectionError):
 
 class APIResponseError(APIError):
     """The answer is not what this service sends; something else may be listening there."""
+
+
+class TaskNotMadeError(APIError):
+    """A job ended without its task: `job` says why."""
+
+    def __init__(self, job: Job) -> None:
+        why = job.error.message if job.error else "it was cancelled"
+        super().__init__(f"task {job.task!r} was not made (job {job.id}): {why}")
+        self.job = job
 
 
 class APIStatusError(APIError):

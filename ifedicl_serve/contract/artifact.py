@@ -80,15 +80,18 @@ def save_artifact(spec: TaskSpec, tensors: Mapping[TensorName, Tensor], folder: 
     ArtifactError if `folder` holds anything but a task.
     """
     refuse_occupied(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return write_folder(folder, artifact_files(spec, tensors), load_artifact)
+
+
+def artifact_files(spec: TaskSpec, tensors: Mapping[TensorName, Tensor]) -> dict[str, bytes]:
+    """The content of both files, by name."""
     vectors = save_safetensors(
         {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     )
     digest = hashlib.sha256(vectors).hexdigest()
     held = {"tensors": tuple(sorted(tensors)), "vectors_sha256": digest}
-    spec = spec.model_copy(update=held)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    files = {TASK_FILE: task_file(spec), VECTORS_FILE: vectors}
-    return write_folder(folder, files, load_artifact)
+    return {TASK_FILE: task_file(spec.model_copy(update=held)), VECTORS_FILE: vectors}
 
 
 def task_file(spec: TaskSpec) -> bytes:

@@ -10,7 +10,6 @@ from torch import Tensor
 from ifedicl_serve.contract.injection import TensorName
 from ifedicl_serve.fitting.features import Features
 from ifedicl_serve.fitting.fit import fit_readouts, readout_tensors
-from ifedicl_serve.fitting.folds import folds_of
 from ifedicl_serve.fitting.judge import (
     Measured,
     Trial,
@@ -37,16 +36,14 @@ class FittedTask(NamedTuple):
 
 
 def fit_task(
-    texts: Sequence[str],
     features: Features,
     labels: npt.NDArray[np.int_],
+    folds: npt.NDArray[np.int_],
     rungs: Sequence[Rung],
 ) -> FittedTask:
-    """Fit to rows with these texts, features and labels [rows] the best of some `BARE_RUNGS`.
-
-    Texts only say which rows are judged together.
-    """
-    reader = Reader(features, labels, folds_of(texts))
+    """Fit to rows with these features, labels [rows] and folds [rows] the best of some
+    `BARE_RUNGS`."""
+    reader = Reader(features, labels, folds)
     readers = Readers({"none": [reader]})
     told = readers.statistics(["none"])
     readers.learn(told)

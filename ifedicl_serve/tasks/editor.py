@@ -53,10 +53,30 @@ class TaskEditor:
         """More than `vectors.safetensors` of any task of the served model."""
         return max_vectors_bytes(self.num_layers, self.hidden_size)
 
+    def refuse_unsigned(self, name: TaskName, replace: bool) -> None:
+        """Raise FolderError if no task without a signature could be put as `name`; without
+        `replace`, also if there is one."""
+        with explained():
+            self.refresh()
+            if self.registry.trusted is not None:
+                raise FolderError(
+                    "this server serves signed tasks alone, and those it makes have no signature; "
+                    "make the task with `ifedicl calibrate` and sign it"
+                )
+            if name in self.registry.taken:
+                raise FolderError(f"{name!r} is a model of this server; choose another name")
+            self._refuse_replacing(name, self._place_of(name), replace)
+
     def put(
-        self, name: TaskName, task_file: bytes, vectors: bytes, signature: bytes | None = None
+        self,
+        name: TaskName,
+        task_file: bytes,
+        vectors: bytes,
+        signature: bytes | None = None,
+        replace: bool = True,
     ) -> tuple[Task, bool]:
-        """Make the files serve as task `name`: the task, and whether it replaced something.
+        """Make the files serve as task `name`: the task, and whether it replaced something, which
+        it does only with `replace`.
 
         Without a signature the task has none, also where it replaces a signed one.
 
@@ -65,10 +85,10 @@ class TaskEditor:
         files that could not serve, FolderError if the folder cannot take them; nothing has
         changed then.
         """
-        with _explained():
+        with explained():
             self.refresh()
             folder = self._place_of(name)
-            replaces = (folder / TASK_FILE).is_file()
+            replaces = self._refuse_replacing(name, folder, replace)
             files = {TASK_FILE: task_file, VECTORS_FILE: vectors}
             if signature is not None:
                 files[SIGNATURE_FILE] = signature
@@ -83,7 +103,7 @@ class TaskEditor:
         slot. One that was accepted and whose task no worker had loaded yet is answered 503.
         Raises TaskNotFoundError, and FolderError if it cannot be removed.
         """
-        with _explained():
+        with explained():
             self.refresh()
             folder = self._folder_to_delete(name)
             try:
@@ -120,6 +140,16 @@ class TaskEditor:
                 "replaced; upload the task under another name"
             ) from error
         return folder
+
+    def _refuse_replacing(self, name: TaskName, folder: Path, replace: bool) -> bool:
+        """Whether there is an artifact in that place. Raises FolderError if it is to be left."""
+        replaces = (folder / TASK_FILE).is_file()
+        if replaces and not replace:
+            raise FolderError(
+                f"there is a task {name!r}, and it was left as it is; send "
+                '"replace": true to have another in its place, or choose another name'
+            )
+        return replaces
 
     def _checked(self, name: TaskName, staged: Path) -> Task:
         """The task in `staged`, if it would serve as `name`."""
@@ -168,7 +198,7 @@ class TaskEditor:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """The two failures of a disk that an operator can do something about."""
     try:
         yield

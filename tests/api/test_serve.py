@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from api import serve
 from api.access.admin_key import ADMIN_KEY_VARIABLE, with_admin_key
-from api.access.keys import KEY_FILE_VARIABLE, vllm_keys
+from api.access.keys import KEY_FILE_VARIABLE, KeyTasks, vllm_keys
 from api.options import ServeOptions
 from api.vllm.plugins import GATED_GROUPS
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
@@ -88,7 +88,7 @@ def test_limits_and_keys_are_options_of_the_api_processes(tmp_path, started):
     run("--model", TINY_QWEN2, "--tasks", tmp_path, "--max-queued-requests", 9, "--request-timeout",
         2.5, "--max-request-bytes", 100, "--key-file", keys)  # fmt: skip
     options = started[0][4]
-    assert options == ServeOptions(9, 2.5, 100, {"of-a-team": ("sst2", "support-*")})
+    assert options == ServeOptions(9, 2.5, 100, {"of-a-team": KeyTasks(("sst2", "support-*"))})
     assert "of-a-team" not in repr(options)  # vLLM logs its arguments
 
 
@@ -96,7 +96,7 @@ def test_the_key_file_may_be_named_by_its_variable(tmp_path, started, monkeypatc
     (tmp_path / "keys.json").write_text('{"of-a-team": ["*"]}')
     monkeypatch.setenv(KEY_FILE_VARIABLE, str(tmp_path / "keys.json"))
     run("--model", TINY_QWEN2, "--tasks", tmp_path)
-    assert started[0][4].keys == {"of-a-team": ("*",)}
+    assert started[0][4].keys == {"of-a-team": KeyTasks(("*",))}
 
 
 @pytest.mark.parametrize(

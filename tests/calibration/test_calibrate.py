@@ -28,6 +28,7 @@ from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.fitting.folds import folds_of
 from ifedicl_serve.fitting.judge import NOTHING
 from ifedicl_serve.fitting.rungs import BARE_RUNGS, ZERO_SHOT
 from ifedicl_serve.fitting.task import fit_task
@@ -266,7 +267,7 @@ def test_of_bare_rungs_it_is_what_is_fitted_to_the_rows_features(job: Job, tmp_p
     done = run(climbed(alone, fit="auto", readout="auto"), tmp_path / "toy").done
     features = features_of(job.model, job.task, rows, None, job.settings)
     labels = np.array(job.task.indices(rows))
-    direct = fit_task([row.text for row in rows], features, labels, BARE_RUNGS)
+    direct = fit_task(features, labels, folds_of([row.text for row in rows]), BARE_RUNGS)
     assert direct.rung == done.rung != ZERO_SHOT
     assert (direct.trials, direct.measured) == (done.trials, done.measured)
     assert direct.tensors.keys() == done.tensors.keys()

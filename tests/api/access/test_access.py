@@ -6,14 +6,18 @@ import httpx
 import pytest
 
 from api.access.guard import OPEN, Keyring
-from api.access.keys import allows
+from api.access.keys import KeyTasks, allows
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
 from tests.api.http.test_errors import error_of
 from tests.ifedicl_serve.factory import MODEL, make_artifact
 
-KEYS = {"of-a-team": ("sst2",), "of-topics": ("top*", "nobody"), "of-all-tasks": ("*",)}
+KEYS = {
+    "of-a-team": KeyTasks(("sst2",)),
+    "of-topics": KeyTasks(("top*", "nobody")),
+    "of-all-tasks": KeyTasks(("*",)),
+}
 
 
 @pytest.fixture(scope="module")

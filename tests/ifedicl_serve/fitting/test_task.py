@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
+from ifedicl_serve.fitting.folds import FOLDS
 from ifedicl_serve.fitting.rungs import BARE_RUNGS, ZERO_SHOT
 from ifedicl_serve.fitting.task import fit_task
 from tests.ifedicl_serve.fitting.test_fit import LABELS, drawn
@@ -14,8 +15,7 @@ HEAD = BARE_RUNGS[2]
 
 def fitted(rows: int, rungs=BARE_RUNGS, seed: int = 0):
     features, labels = drawn(rows, seed)
-    texts = [f"text {row}" for row in range(rows)]
-    return fit_task(texts, features, labels, rungs), features, labels
+    return fit_task(features, labels, np.arange(rows) % FOLDS, rungs), features, labels
 
 
 def test_the_chosen_rung_serves_better_than_zero_shot_on_rows_it_did_not_see():
