@@ -40,6 +40,7 @@ class TokenScores:
     log_probs: npt.NDArray[np.float32]  # [tokens]
     cached_tokens: int  # of the engine request, which may have answered other tasks too
     row_scores: npt.NDArray[np.float32] | None = None  # [labels]
+    hidden: npt.NDArray[np.float32] | None = None  # [hidden], the state they are made of
 
 
 class NodeReadout(NamedTuple):
@@ -122,10 +123,15 @@ def split_scores(
     """Those of each readout, from what a worker answers; padding is behind them."""
     split = []
     for readout in request.readouts:
-        tokens = len(readout.label_token_ids)
-        rows = scores[tokens : readout.scores] if readout.label_rows else None
-        split.append(TokenScores(scores[:tokens], cached_tokens, rows))
-        scores = scores[readout.scores :]
+        tokens, rows, hidden, scores = np.split(scores, np.cumsum(readout.lengths))
+        split.append(
+            TokenScores(
+                tokens,
+                cached_tokens,
+                rows if readout.label_rows else None,
+                hidden if readout.hidden_size else None,
+            )
+        )
     return split
 
 
@@ -215,6 +221,11 @@ class GenerationEngine:
     async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> list[TokenScores]:
         from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as most
 
+        if any(readout.hidden_size for readout in request.readouts):
+            raise InputError(
+                "this server generates, and tasks are made on one that was started with --runner "
+                "pooling; send the examples there"
+            )
         wanted = dict.fromkeys(chain(*(readout.label_token_ids for readout in request.readouts)))
         tokens, unread = list(wanted), replace(request, readouts=())
         parts = [tokens[start : start + most] for start in range(0, len(tokens), most)]

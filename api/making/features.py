@@ -60,6 +60,7 @@ class FeatureReader:
             for request in requests
         )
         (scores,) = scores_of_tasks(requests, answers)
+        assert scores.hidden is not None  # it was asked for
         return task.trie.log_probs(scores.log_probs), scores.hidden
 
 
@@ -68,5 +69,5 @@ def feature_requests(task: Task, hidden_size: int) -> list[GroupRequest]:
     first the hidden state that they are made of."""
     first, *others = group_requests([task])
     node = first.nodes[0]
-    readout = replace(node.readout, hidden_size=hidden_size)
+    readout = node.readout._replace(hidden_size=hidden_size)
     return [replace(first, nodes=(node._replace(readout=readout), *first.nodes[1:])), *others]

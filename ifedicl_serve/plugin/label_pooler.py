@@ -28,7 +28,8 @@ NOTHING = AskedReadout(())
 
 class LabelPooler(Pooler):
     """Scores [requests, most scores], float32: those of each request's readouts, one behind the
-    other, and of a readout the log-probabilities among its label tokens, then its label rows'.
+    other, and of a readout the log-probabilities among its label tokens, then its label rows', then
+    the hidden state that all are made of, if it asks for that.
 
     Rows are padded with -inf (no probability) behind that. A request whose task could not be loaded
     has hidden states, and so scores, of NaN; one that names no readout gets NaN too (vLLM's
@@ -59,9 +60,9 @@ class LabelPooler(Pooler):
         of_requests = [one.readouts or (NOTHING,) for one in asked]
         readouts = list(chain.from_iterable(of_requests))
         owners = np.repeat(np.arange(len(asked)), [len(of) for of in of_requests])
-        if len(readouts) == len(asked) and not any(one.label_rows for one in readouts):
+        lengths = np.array([one.lengths for one in readouts])
+        if len(readouts) == len(asked) and not lengths[:, 1:].any():
             return self._label_log_probs(last, readouts, owners)
-        lengths = np.array([[len(one.label_token_ids), one.label_rows] for one in readouts])
         scores = [
             self._scores(last, readouts[part], owners[part], lengths[part])
             for part in _parts(lengths)
@@ -81,13 +82,16 @@ class LabelPooler(Pooler):
         lengths: npt.NDArray[np.int64],
     ) -> Tensor:
         """The scores of readouts, one behind the other, of the requests `owners`; `lengths`
-        [readouts, 2] says how many there are of each one's tokens and rows."""
+        [readouts, 3] are theirs."""
+        with_rows, with_states = bool(lengths[:, 1].any()), bool(lengths[:, 2].any())
         blocks = [self._label_log_probs(last, readouts, owners)]
-        if lengths[:, 1].any():
+        if with_rows:
             assert self.label_rows is not None  # only the stage that has them is asked
             wanted = [(one.task, one.label_rows) for one in readouts]
             blocks.append(self.label_rows.scores(last, owners, wanted))
-        return _behind_one_another(blocks, lengths[:, : len(blocks)])
+        if with_states:
+            blocks.append(_states(last, owners, lengths[:, 2]))
+        return _behind_one_another(blocks, lengths[:, [True, with_rows, with_states]])
 
     def _label_log_probs(
         self, last: Tensor, readouts: Sequence[AskedReadout], owners: npt.NDArray[np.int64]
@@ -114,6 +118,20 @@ class LabelPooler(Pooler):
             chosen = torch.where(on_device(here), scores, chosen)
             start += len(part)
         return chosen.log_softmax(dim=-1)
+
+
+def _states(last: Tensor, owners: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Tensor:
+    """Hidden states [readouts, largest size], float32, of readouts that ask for one of the model's
+    size; NaN of others."""
+    hidden_size = last.shape[1]
+    states = last.new_full((len(sizes), sizes.max()), torch.nan, dtype=torch.float32)
+    (exact,) = np.nonzero(sizes == hidden_size)
+    if len(exact):
+        rows, requests = (
+            torch.from_numpy(of).to(last.device, non_blocking=True) for of in (exact, owners[exact])
+        )
+        states[rows, :hidden_size] = last[requests].float()
+    return states
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64]:

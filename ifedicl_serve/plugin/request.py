@@ -25,6 +25,7 @@ MAX_INT32 = (1 << 31) - 1
 # as many rows. The answers of a batch are padded to its longest one.
 MAX_READOUTS = 128
 MAX_SCORES = 4 * MAX_LABELS
+MAX_HIDDEN_SIZE = 1 << 17  # as of an artifact; one readout of a request at most
 # What a caller may have every process remember: all of that fits, no more.
 MAX_CHARS = 12 * MAX_SCORES + 192 * (1 + MAX_READOUTS)
 
@@ -49,7 +50,8 @@ class Adaptation(NamedTuple):
 
 class AskedReadout(NamedTuple):
     """Scores wanted of a last hidden state: log-probabilities among some tokens and, behind them,
-    the scores of `label_rows` rows of a task: all it has, or none.
+    the scores of `label_rows` rows of a task: all it has, or none. Behind those the state itself,
+    in float32, where its size in the model is given as `hidden_size`.
 
     Whose rows they are is said here, as a task that has nothing else to do with a worker adapts
     no request.
@@ -58,10 +60,16 @@ class AskedReadout(NamedTuple):
     label_token_ids: tuple[int, ...]
     label_rows: int = 0
     task: TaskKey | None = None
+    hidden_size: int = 0
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """How many numbers there are of tokens, rows, and the state."""
+        return len(self.label_token_ids), self.label_rows, self.hidden_size
 
     @property
     def scores(self) -> int:
-        """How many there are."""
+        """How many scores there are."""
         return len(self.label_token_ids) + self.label_rows
 
 
@@ -133,20 +141,27 @@ def _parsed(text: str) -> TaskRequest:
     scores = sum(readout.scores for readout in asked)
     if scores > MAX_SCORES:
         raise ValueError(f"the readouts have {scores} scores, expected at most {MAX_SCORES}")
+    if sum(readout.hidden_size > 0 for readout in asked) > 1:
+        raise ValueError("several readouts ask for the hidden state, expected one at most")
     return TaskRequest(_task(value.get("task")), asked, tail)
 
 
 def _readout(value: Any) -> AskedReadout:
     if not isinstance(value, list) or len(value) != len(AskedReadout._fields):
         raise ValueError(f"a readout must hold {', '.join(AskedReadout._fields)}")
-    ids, label_rows, task = value
+    ids, label_rows, task, hidden_size = value
     if not isinstance(ids, list) or not all(_is_count(token, MAX_INT32) for token in ids):
         raise ValueError("label_token_ids must be a list of token ids")
     if not _is_count(label_rows, MAX_LABELS):
         raise ValueError(
             f"label_rows is {reprlib.repr(label_rows)}, expected a number from 0 to {MAX_LABELS}"
         )
-    return AskedReadout(tuple(ids), label_rows, _task(task))
+    if not _is_count(hidden_size, MAX_HIDDEN_SIZE):
+        raise ValueError(
+            f"hidden_size is {reprlib.repr(hidden_size)}, expected a number from 0 to "
+            f"{MAX_HIDDEN_SIZE}"
+        )
+    return AskedReadout(tuple(ids), label_rows, _task(task), hidden_size)
 
 
 def _task(value: Any) -> TaskKey | None:

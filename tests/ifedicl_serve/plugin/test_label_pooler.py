@@ -97,15 +97,21 @@ def with_rows():
 
 def mixed_readouts(requests, seed=0):
     """Requests of no readout up to five, of few tokens and many, some with rows, a few of which
-    nobody has."""
+    nobody has, and every third with the hidden state."""
     generator = np.random.default_rng(seed)
 
-    def readout():
+    def readout(hidden_size):
         tokens = generator.choice(VOCABULARY, generator.integers(0, 60), replace=False).tolist()
         task, rows = [(None, 0), (None, 0), (FEW, 3), (MANY, 70), (LOST, 2)][generator.integers(5)]
-        return AskedReadout(tuple(tokens), rows, task)
+        return AskedReadout(tuple(tokens), rows, task, hidden_size)
 
-    return [tuple(readout() for _ in range(generator.integers(0, 6))) for _ in range(requests)]
+    return [
+        tuple(
+            readout(HIDDEN if number == request % 3 == 0 else 0)
+            for number in range(generator.integers(0, 6))
+        )
+        for request in range(requests)
+    ]
 
 
 @pytest.mark.parametrize("cells", [1, 300, 1 << 22])
@@ -113,7 +119,7 @@ def test_readouts_of_a_request_are_scored_as_each_alone(cells, monkeypatch):
     """However many of them are padded to the longest together."""
     readouts, hidden = mixed_readouts(REQUESTS), random(REQUESTS, HIDDEN)
     alone = [
-        [with_rows()(state[None], metadata([(one,)]))[0, : one.scores] for one in of_request]
+        [with_rows()(state[None], metadata([(one,)]))[0, : sum(one.lengths)] for one in of_request]
         for state, of_request in zip(hidden, readouts, strict=True)
     ]
     monkeypatch.setattr("ifedicl_serve.plugin.label_pooler.CELLS_AT_ONCE", cells)
@@ -135,6 +141,19 @@ def test_what_a_readout_lacks_harms_none_beside_it():
     )
     (scores,) = with_rows()(random(1, HIDDEN), metadata([readouts]))
     assert scores.isnan().tolist() == [False] * 2 + [True] * 2 + [False] * 5 + [True] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_hidden_state_is_the_one_that_is_scored_bit_for_bit_in_float32(dtype):
+    """Behind its scores; NaN of another size than the model's, which harms none beside it."""
+    hidden = random(3, HIDDEN, dtype=dtype)
+    readouts = [(AskedReadout((1, 2), 0, None, size),) for size in (HIDDEN, HIDDEN + 1, 0)]
+    scores = pooler(AT_ONCE)(hidden, metadata(readouts))
+    alone = pooler(AT_ONCE)(hidden, metadata_of([(1, 2)] * 3))
+    assert torch.equal(scores[:, :2], alone)
+    assert torch.equal(scores[0, 2 : 2 + HIDDEN], hidden[0].float())
+    assert scores[1, 2:].isnan().all()
+    assert (scores[2, 2:] == -torch.inf).all()
 
 
 class Largest(TorchDispatchMode):

@@ -14,6 +14,7 @@ from ifedicl_serve.plugin.request import (
     KEY,
     MAX_CHARS,
     MAX_GENERATION_CHARS,
+    MAX_HIDDEN_SIZE,
     MAX_INT32,
     MAX_READOUTS,
     MAX_SCORES,
@@ -41,6 +42,7 @@ def params(value):
         TaskRequest(TASK, tail=0),
         TaskRequest(TASK, (AskedReadout((5, 0, MAX_INT32)),), tail=MAX_INT32),
         TaskRequest(None, (AskedReadout((5,)), AskedReadout((), MAX_LABELS, TASK))),
+        TaskRequest(None, (AskedReadout((5,), 0, None, MAX_HIDDEN_SIZE),)),
     ],
 )
 def test_a_request_survives_the_way_through_the_engine(request_):
@@ -51,7 +53,7 @@ def test_it_travels_as_one_string():
     """vLLM copies it deeply several times a request."""
     readouts = AskedReadout((1, 2)), AskedReadout((3,), 2, TaskKey("d", "g"))
     assert TaskRequest(None, readouts).extra_kwargs() == {
-        "ifedicl": '{"task": null, "readouts": [[[1, 2], 0, null], [[3], 2, ["d", "g"]]], '
+        "ifedicl": '{"task": null, "readouts": [[[1, 2], 0, null, 0], [[3], 2, ["d", "g"], 0]], '
         '"tail": null}'
     }
 
@@ -98,7 +100,7 @@ def test_a_value_of_another_shape_is_refused(value):
 )
 def test_a_task_of_another_shape_is_refused(task):
     told = "a task must be null or hold digest, generation"
-    assert refusal({"task": task}) == refusal({"readouts": [[[1], 1, task]]}) == told
+    assert refusal({"task": task}) == refusal({"readouts": [[[1], 1, task, 0]]}) == told
 
 
 @pytest.mark.parametrize(
@@ -118,22 +120,24 @@ def test_a_generation_that_is_no_short_string_is_refused(generation):
     )
 
 
-@pytest.mark.parametrize("readouts", [None, "[]", {}, 1, [[[1], 0, None]] * (MAX_READOUTS + 1)])
+@pytest.mark.parametrize("readouts", [None, "[]", {}, 1, [[[1], 0, None, 0]] * (MAX_READOUTS + 1)])
 def test_readouts_that_are_no_short_list_are_refused(readouts):
     assert refusal({"readouts": readouts}) == f"readouts must be a list of at most {MAX_READOUTS}"
 
 
-@pytest.mark.parametrize("readout", [None, [], [[1]], [[1], 0, None, 1], {"label_token_ids": [1]}])
+@pytest.mark.parametrize(
+    "readout", [None, [], [[1]], [[1], 0, None], [[1], 0, None, 0, 1], {"label_token_ids": [1]}]
+)
 def test_a_readout_of_another_shape_is_refused(readout):
-    told = "a readout must hold label_token_ids, label_rows, task"
+    told = "a readout must hold label_token_ids, label_rows, task, hidden_size"
     assert refusal({"readouts": [readout]}) == told
 
 
 def test_more_scores_than_a_batch_is_padded_to_are_refused():
-    most = [[[1] * MAX_LABELS, MAX_LABELS, None], [[1] * MAX_LABELS, MAX_LABELS, None]]
+    most = [[[1] * MAX_LABELS, MAX_LABELS, None, 0], [[1] * MAX_LABELS, MAX_LABELS, None, 0]]
     assert TaskRequest.of(params({"readouts": most})).readouts[1].label_rows == MAX_LABELS
     told = f"the readouts have {MAX_SCORES + 1} scores, expected at most {MAX_SCORES}"
-    assert refusal({"readouts": [*most, [[1], 0, None]]}) == told
+    assert refusal({"readouts": [*most, [[1], 0, None, 0]]}) == told
 
 
 def test_the_longest_request_of_served_tasks_is_read_and_longer_ones_are_refused():
@@ -160,7 +164,7 @@ def test_equal_strings_are_read_into_one_object():
 def test_label_tokens_that_are_no_token_ids_are_refused(ids):
     """A number beyond 31 bits would leave int64 in the pooler and end the engine."""
     told = "label_token_ids must be a list of token ids"
-    assert refusal({"readouts": [[ids, 0, None]]}) == told
+    assert refusal({"readouts": [[ids, 0, None, 0]]}) == told
 
 
 @pytest.mark.parametrize("tail", ["1", -1, 1.0, True, [1], 1 << 31])
@@ -171,9 +175,22 @@ def test_a_tail_that_is_no_number_of_tokens_is_refused(tail):
 
 @pytest.mark.parametrize("rows", [None, "1", -1, 1.0, True, MAX_LABELS + 1])
 def test_a_number_of_label_rows_that_no_task_has_is_refused(rows):
-    assert refusal({"readouts": [[[1], rows, None]]}) == (
+    assert refusal({"readouts": [[[1], rows, None, 0]]}) == (
         f"label_rows is {reprlib.repr(rows)}, expected a number from 0 to {MAX_LABELS}"
     )
+
+
+@pytest.mark.parametrize("size", [None, "1", -1, 1.0, True, MAX_HIDDEN_SIZE + 1])
+def test_a_hidden_size_that_no_model_has_is_refused(size):
+    assert refusal({"readouts": [[[1], 0, None, size]]}) == (
+        f"hidden_size is {reprlib.repr(size)}, expected a number from 0 to {MAX_HIDDEN_SIZE}"
+    )
+
+
+def test_a_request_has_its_hidden_state_once():
+    """However many readouts are made of it: the answers of a batch are padded to the longest."""
+    told = "several readouts ask for the hidden state, expected one at most"
+    assert refusal({"readouts": [[[1], 0, None, 8], [[2], 0, None, 8]]}) == told
 
 
 @pytest.mark.parametrize(("tail", "start"), [(None, 0), (0, 9), (2, 7), (9, 0), (20, 0)])
