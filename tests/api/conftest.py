@@ -17,7 +17,7 @@ from api.classify.classifier import Classifier
 from api.classify.encoder import PromptEncoder
 from api.limits.admission import Admission
 from api.options import ServeOptions
-from api.plugin import ClassifyEndpoints
+from api.plugin import ClassifyEndpoints, jobs_of
 from api.serve import MIDDLEWARE
 from ifedicl_serve.contract.artifact import VECTORS_FILE
 from ifedicl_serve.contract.prompt import PromptTemplate
@@ -74,7 +74,11 @@ def application(registry, tokenizer, engine, api_keys=(), **options):
     app.state.ifedicl_admission = Admission(app.state.args.ifedicl.max_queued_requests)
     app.state.ifedicl_registry = registry
     app.state.ifedicl_store = TaskEditor(registry, LAYERS, HIDDEN)
-    app.state.ifedicl_classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))
+    classifier = Classifier(engine, PromptEncoder(tokenizer, MAX_MODEL_LEN))
+    app.state.ifedicl_classifier = classifier
+    app.state.ifedicl_jobs = jobs_of(
+        classifier, app.state.ifedicl_admission, app.state.ifedicl_store
+    )
     return app
 
 
