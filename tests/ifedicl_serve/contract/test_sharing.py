@@ -21,7 +21,7 @@ def spec(head, name="task", **changes):
         ("Text: ", "TEXT:\n", True),
         ("Text: ", "", True),
         ("Read this. Text: ", "Read this. News: ", True),
-        ("Read this. Text: ", "Read. Text: ", True),
+        ("Read it now. Text: ", "Read now. Text: ", True),
         ("Read this. Text: ", "Text: ", False),
         ("Read this. Text: ", "Read all. News: ", False),
         ("", "Read this. ", False),
