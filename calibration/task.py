@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from calibration.data.examples import Example
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
 from ifedicl_serve.contract.prompt import (
@@ -20,7 +18,6 @@ from ifedicl_serve.contract.prompt import (
 )
 from ifedicl_serve.contract.spec import Extent, Label, TaskSpec
 from ifedicl_serve.contract.tokens import Prompt, token_ids
-from ifedicl_serve.errors import PromptError
 
 
 @dataclass(frozen=True)
@@ -88,14 +85,3 @@ class TaskDefinition:
     def _shown(self, example: Example) -> tuple[str, str]:
         """An example's text and the words of its label."""
         return example.text, self.labels[self.names.index(example.label)].verbalization
-
-
-def first_problem(error: ValidationError) -> PromptError:
-    """pydantic's complaint about a template or label, as one of our errors: with the field's name
-    and what it holds, unless one of our own validators has said so."""
-    problem = error.errors(include_url=False)[0]
-    message, field = problem["msg"], ".".join(map(str, problem["loc"]))
-    if problem["type"] == "value_error":
-        return PromptError(message.removeprefix("Value error, "))
-    held = f" is {problem['input']!r}" if isinstance(problem["input"], str) else ""
-    return PromptError(f"{field}{held}: {message}")

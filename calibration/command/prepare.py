@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import typer
 from pydantic import ValidationError
 
-from calibration.chat import chat_prompt
 from calibration.command.arguments import (
     SEPARATOR,
     TEMPLATE,
@@ -32,9 +31,11 @@ from calibration.model.lengths import fitting
 from calibration.run.local import Job, task_spec
 from calibration.settings import Settings
 from calibration.stages.start import EMPTY, Shelf
-from calibration.task import TaskDefinition, first_problem
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.chat import chat_prompt
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES
+from ifedicl_serve.contract.problem import first_problem
 from ifedicl_serve.contract.prompt import PLACEHOLDER, PromptTemplate
 from ifedicl_serve.contract.spec import Label
 from ifedicl_serve.errors import PromptError

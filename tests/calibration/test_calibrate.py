@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,12 +22,15 @@ from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
 from calibration.settings import Settings, SiteFit
 from calibration.stages.evaluate import compare
-from calibration.stages.judge import NOTHING
+from calibration.stages.read import features_of
 from calibration.state import STATE_FILE, StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.fitting.judge import NOTHING
+from ifedicl_serve.fitting.rungs import BARE_RUNGS, ZERO_SHOT
+from ifedicl_serve.fitting.task import fit_task
 
 PAPER = Settings(
     layers=(1, 2), fit="coefficients", readout="none", rounds=3, local_steps=3, batch_size=4
@@ -277,3 +281,17 @@ def test_sigkill_in_a_real_process_then_resume(
     digests = {load_artifact(tmp_path / name).digest for name in ("killed", "undisturbed")}
     assert len(digests) == 1
     assert not state.exists()
+
+
+def test_of_bare_rungs_it_is_what_is_fitted_to_the_rows_features(job: Job, tmp_path: Path) -> None:
+    """`fit_task` is all there is to it: whoever has the features needs no calibration."""
+    rows = [row for part in job.clients for row in part.everything]
+    alone = dataclasses.replace(job, clients=[Rows(rows)])
+    done = run(climbed(alone, fit="auto", readout="auto"), tmp_path / "toy").done
+    features = features_of(job.model, job.task, rows, None, job.settings)
+    labels = np.array(job.task.indices(rows))
+    direct = fit_task([row.text for row in rows], features, labels, BARE_RUNGS)
+    assert direct.rung == done.rung != ZERO_SHOT
+    assert (direct.trials, direct.measured) == (done.trials, done.measured)
+    assert direct.tensors.keys() == done.tensors.keys()
+    assert all(torch.equal(direct.tensors[name], done.tensors[name]) for name in done.tensors)

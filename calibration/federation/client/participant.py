@@ -26,12 +26,13 @@ from calibration.privacy.readout import PrivateRows
 from calibration.settings import Machine, Settings, SiteFit
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
-from calibration.stages.read import Read, held_out_loss, read_privately, read_rows
+from calibration.stages.read import held_out_loss, read_privately, read_rows
 from calibration.task import TaskDefinition
 from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, FederationError
+from ifedicl_serve.fitting.reader import Read
 
 logger = logging.getLogger("flwr")  # Flower shows this logger's lines
 

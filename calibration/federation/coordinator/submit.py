@@ -14,8 +14,9 @@ from calibration.federation.coordinator.federate import federated_spec
 from calibration.federation.scripts import SCRIPTS
 from calibration.federation.wire.invitation import Invitation
 from calibration.settings import Settings
-from calibration.task import TaskDefinition, first_problem
+from calibration.task import TaskDefinition
 from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.problem import first_problem
 from ifedicl_serve.errors import FederationError, ModelError
 
 APP = Path(__file__).parents[1] / "app"
