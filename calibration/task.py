@@ -18,6 +18,7 @@ from ifedicl_serve.contract.prompt import (
 )
 from ifedicl_serve.contract.spec import Extent, Label, TaskSpec
 from ifedicl_serve.contract.tokens import Prompt, token_ids
+from ifedicl_serve.errors import PromptError
 
 
 @dataclass(frozen=True)
