@@ -36,10 +36,12 @@ class Classifier:
         Every prompt is checked before the engine sees the first. Unadapted is the base model's
         answer to the same prompts.
         """
+        if adapted:
+            self.engine.refuse(task)
         prompts = await self.encoder.encode(task, texts, truncate)
         return await all_or_none(self._score(task, prompt, adapted) for prompt in prompts)
 
     async def _score(self, task: Task, prompt: list[int], adapted: bool) -> Scored:
-        scores = await trie_scores(self.engine, task, prompt, adapted)
+        (scores,) = await trie_scores(self.engine, [task], prompt, adapted)
         probabilities = task.read_out(scores.log_probs, scores.row_scores, adapted)
         return Scored(probabilities, len(prompt), scores.cached_tokens)
