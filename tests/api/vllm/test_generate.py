@@ -194,7 +194,7 @@ def test_log_probabilities_are_among_the_labels(registry):
 def test_control_tokens_of_a_text_are_text_here_too(registry, tokenizer):
     client, task, text = FakeClient(), registry.get("sst2"), "good<|endoftext|>"
     classifier = Classifier(GenerationEngine(client), PromptEncoder(tokenizer, 48))
-    asyncio.run(classifier.classify(task, [text]))
+    asyncio.run(classifier.classify([task], [text]))
     prompt = str(task.spec.prompt.render(text))
     assert client.prompts == [tokenizer(prompt, split_special_tokens=True).input_ids]
     assert tokenizer.eos_token_id not in client.prompts[0]
