@@ -157,17 +157,17 @@ def ask(llm: Any, asked: Sequence[tuple[Task, bool]], one_by_one: bool = False) 
     """As `api` asks for tasks, adapted or not, and reads them out; NaN of one that did not load."""
     from vllm import PoolingParams
 
-    from api.classify.engine import node_request
+    from api.classify.engine import group_requests
 
     tokenizer = llm.get_tokenizer()
     prompts, params = [], []
     for task, adapted in asked:
         for text in TEXTS:
             ids = token_ids(tokenizer, task.spec.prompt.render(text))
-            for node in task.trie.nodes:
-                request = node_request(task, node, adapted)
-                prompts.append({"prompt_token_ids": [*ids, *node.path]})
-                params.append(PoolingParams(task="classify", extra_kwargs=request.extra_kwargs()))
+            for request in group_requests([task], adapted):
+                prompts.append({"prompt_token_ids": [*ids, *request.path]})
+                extra_kwargs = request.asked.extra_kwargs()
+                params.append(PoolingParams(task="classify", extra_kwargs=extra_kwargs))
     size = 1 if one_by_one else len(prompts)
     outputs = (
         output.outputs.data.float().numpy()

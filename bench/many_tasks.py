@@ -29,6 +29,7 @@ from bench.common.random_tasks import random_task
 from bench.common.report import options, report
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE
 from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.plugin.artifacts import WorkerArtifacts
 from ifedicl_serve.plugin.request import Adaptation, TaskKey
 from ifedicl_serve.plugin.slots import SlotTables
 from ifedicl_serve.tasks.index import ArtifactIndex
@@ -60,12 +61,10 @@ def write_tasks(model: Path, folder: Path, count: int) -> None:
 def slot_tables(model: Path, folder: Path, resident: int) -> SlotTables:
     """A worker's tables for a model, as the plugin makes them."""
     config = AutoConfig.from_pretrained(model)
+    shape = config.num_hidden_layers, config.hidden_size
     return SlotTables(
-        tasks_dir=folder,
-        model=ModelIdentity.of(str(model)),
+        WorkerArtifacts(folder, ModelIdentity.of(str(model)), *shape),
         layers=range(config.num_hidden_layers),
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
         num_tasks=resident,
         max_tokens=BATCH * TOKENS,
         dtype=torch.bfloat16,

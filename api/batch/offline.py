@@ -7,7 +7,7 @@ import numpy as np
 
 from api.batch.run import Floats, OnProgress, Scores
 from api.classify.encoder import PromptEncoder
-from api.classify.engine import node_request
+from api.classify.engine import group_requests
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.tasks.task import Task
 
@@ -27,11 +27,10 @@ class BatchEngine:
         self.task = Task.of(artifact, tokenizer, folder)
         self.prompts = PromptEncoder(tokenizer, llm.model_config.max_model_len)
         self.nodes = self.task.trie.nodes
-        requests = [node_request(self.task, node) for node in self.nodes]
-        self.widths = [len(request.label_token_ids) + request.label_rows for request in requests]
+        asked = [request.asked for request in group_requests([self.task])]
+        self.widths = [readout.scores for one in asked for readout in one.readouts]
         self.params = [
-            PoolingParams(task="classify", extra_kwargs=request.extra_kwargs())
-            for request in requests
+            PoolingParams(task="classify", extra_kwargs=one.extra_kwargs()) for one in asked
         ]
 
     def scores(self, prompts: list[list[int]], on_progress: OnProgress) -> Scores:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from api.classify.encoder import Encoded, PromptEncoder
-from api.classify.engine import LabelEngine, TokenScores, trie_scores
+from api.classify.engine import LabelEngine, TokenScores, group_requests, trie_scores
 from api.classify.threads import EncoderThreads
 from api.classify.together import all_or_none
 from api.observe.context import name_request
@@ -75,29 +75,37 @@ class Classifier:
 
     def requests(self, tasks: Sequence[Task], adapted: bool) -> int:
         """How often the engine is asked about a text: once for each node of a task's label trie,
-        and for tasks that share a prompt once for all of them."""
+        and for tasks that share a prompt once for all of them, as far as one request holds them."""
         return sum(
-            len({node.path for place in group for node in tasks[place].trie.nodes})
+            len(group_requests([tasks[place] for place in group], adapted))
             for group in self._groups(tasks, adapted)
         )
 
     def _groups(self, tasks: Sequence[Task], adapted: bool) -> list[Group]:
-        """Tasks that one engine request answers: their prompts are equal and adapted by none."""
+        """Tasks that are answered together: their prompts are equal and adapted by none."""
         groups: dict[Any, Group] = {}
         for place, task in enumerate(tasks):
-            own = place if True else None  # SHIM
-            groups.setdefault((self.encoder.prompts.key(task), own), []).append(place)
+            alone = adapted and (task.adapts or self._refusal(task) is not None)
+            key = self.encoder.prompts.key(task), place if alone else None
+            groups.setdefault(key, []).append(place)
         return list(groups.values())
+
+    def _refusal(self, task: Task) -> InputError | None:
+        """Why this engine cannot answer a task, adapted."""
+        try:
+            self.engine.refuse(task)
+        except InputError as error:
+            return error
+        return None
 
     async def _score(self, tasks: list[Task], prompt: Encoded, adapted: bool) -> list[Outcome]:
         """What a group's tasks answer to one prompt."""
         if isinstance(prompt, TextTooLongError):
             return [prompt] * len(tasks)
+        if adapted and (refusal := self._refusal(tasks[0])) is not None:  # then it is alone
+            return [refusal]
         name_request([task.name for task in tasks])
-        try:
-            scores = [await trie_scores(self.engine, tasks[0], prompt, adapted)]  # SHIM
-        except InputError as error:
-            return [error] * len(tasks)
+        scores = await trie_scores(self.engine, tasks, prompt, adapted)
         return _read_out(tasks, scores, len(prompt), adapted)
 
 

@@ -8,6 +8,7 @@ from copy import copy
 from typing import Any
 
 from api.access.allowed import find_task, visible_tasks
+from api.classify.engine import key_of
 from api.observe.context import current_request
 from ifedicl_serve.errors import InputError
 from ifedicl_serve.plugin.request import TaskRequest
@@ -69,7 +70,7 @@ class TaskServing:
             )
         adapted = copy(self.serving)
         adapted.models = NamedModel(models, name)
-        context.asked = TaskRequest(task.digest, generation=task.generation, tail=task.tail)
+        context.asked = TaskRequest(key_of(task), tail=task.tail) if task.adapts else None
         try:
             return await getattr(adapted, method)(request, raw_request)
         except GenerationError as error:

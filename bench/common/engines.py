@@ -28,7 +28,7 @@ from transformers import (
 from bench.common.random_tasks import random_task
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import AskedReadout, TaskKey, TaskRequest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # Large enough that the engine, not Python around it, is the bottleneck on two cores.
@@ -170,16 +170,17 @@ class Engines:
 
     def ours(self, counts: Sequence[int]) -> dict[int, Classify]:
         """Our tasks, the prompts dealt in turn to the first `count` of them."""
-        asked = [TaskRequest(digest, LABEL_TOKENS) for digest in self.workload.digests]
+        readouts = (AskedReadout(LABEL_TOKENS),)
+        asked = [TaskRequest(TaskKey(digest), readouts) for digest in self.workload.digests]
         return {count: self._tasks(asked[:count]) for count in counts}
 
     def full(self) -> Classify:
         """Our full tasks in the same engine, the prompts dealt to all of them in turn."""
-        rows = len(FULL_LABELS)
+        keys = [TaskKey(digest) for digest in self.workload.full]
         return self._tasks(
             [
-                TaskRequest(digest, FULL_LABEL_TOKENS, label_rows=rows)
-                for digest in self.workload.full
+                TaskRequest(key, (AskedReadout(FULL_LABEL_TOKENS, len(FULL_LABELS), key),))
+                for key in keys
             ]
         )
 

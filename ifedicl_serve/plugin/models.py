@@ -21,6 +21,7 @@ from vllm.sequence import IntermediateTensors
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import ModelError
+from ifedicl_serve.plugin.artifacts import WorkerArtifacts
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
 from ifedicl_serve.plugin.label_rows import LabelRows, pool_size, rows_at_once
@@ -173,17 +174,16 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     own = get_pp_indices(num_layers, pipeline.rank_in_group, pipeline.world_size)
     hidden_size, device = model_config.get_hidden_size(), torch.get_default_device()
     num_tasks = tasks.resident_tasks(scheduler.max_num_seqs)
+    identity = ModelIdentity.of(model_config.model)
+    artifacts = WorkerArtifacts(tasks.tasks_dir, identity, num_layers, hidden_size, tasks.trusted)
     label_rows = None
     if model_config.runner_type == "pooling" and pipeline.is_last_rank:
         at_once = _rows_at_once(vllm_config)
-        label_rows = LabelRows(pool_size(num_tasks), hidden_size, device, at_once)
+        load = artifacts.label_rows
+        label_rows = LabelRows(pool_size(num_tasks), hidden_size, device, at_once, load)
     return SlotTables(
-        tasks_dir=tasks.tasks_dir,
-        trusted=tasks.trusted,
-        model=ModelIdentity.of(model_config.model),
+        artifacts,
         layers=range(*own),
-        num_layers=num_layers,
-        hidden_size=hidden_size,
         num_tasks=num_tasks,
         max_tokens=scheduler.max_num_batched_tokens,
         dtype=model_config.dtype,

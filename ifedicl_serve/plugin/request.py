@@ -10,8 +10,8 @@ engine core, so that it fails alone.
 import json
 import re
 import reprlib
-from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from ifedicl_serve.contract.spec import MAX_LABELS
@@ -19,14 +19,18 @@ from ifedicl_serve.contract.spec import MAX_LABELS
 KEY = "ifedicl"
 MALFORMED = "malformed"  # a digest no artifact has: its requests are answered with NaN
 DIGEST = re.compile(rf"[0-9a-f]{{64}}|{MALFORMED}")
-# What a caller may have every process remember: a thousand labels' tokens fit, no more.
-MAX_CHARS = 16 << 10
 MAX_GENERATION_CHARS = 64
 MAX_INT32 = (1 << 31) - 1
+# What one engine request may ask for: a hundred tasks of thirty labels, or two of a thousand with
+# as many rows. The answers of a batch are padded to its longest one.
+MAX_READOUTS = 128
+MAX_SCORES = 4 * MAX_LABELS
+# What a caller may have every process remember: all of that fits, no more.
+MAX_CHARS = 12 * MAX_SCORES + 192 * (1 + MAX_READOUTS)
 
 
 class TaskKey(NamedTuple):
-    """What slots, failures and cached KV are filed under.
+    """What slots, failures, label rows and cached KV are filed under.
 
     The generation gives a digest that once failed another chance. No caller can do harm with it:
     under one key tokens were either always adapted, or the key has failed for good.
@@ -43,33 +47,48 @@ class Adaptation(NamedTuple):
     start: int = 0
 
 
-@dataclass(frozen=True)
-class TaskRequest:
-    """Adapt with the artifact named by `digest` (None: no task), and score `label_token_ids`.
+class AskedReadout(NamedTuple):
+    """Scores wanted of a last hidden state: log-probabilities among some tokens and, behind them,
+    the scores of `label_rows` rows of a task: all it has, or none.
 
-    With `tail` only the last so many tokens of the prompt are adapted, and all that follow.
-    `label_rows` is how many of the task's own rows are to be scored behind the tokens: all it has,
-    or none.
+    Whose rows they are is said here, as a task that has nothing else to do with a worker adapts
+    no request.
     """
 
-    digest: str | None = None
-    label_token_ids: tuple[int, ...] = ()
-    generation: str = ""
-    tail: int | None = None
+    label_token_ids: tuple[int, ...]
     label_rows: int = 0
+    task: TaskKey | None = None
 
     @property
-    def key(self) -> TaskKey | None:
-        return None if self.digest is None else TaskKey(self.digest, self.generation)
+    def scores(self) -> int:
+        """How many there are."""
+        return len(self.label_token_ids) + self.label_rows
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """Adapt by a task (None: by none), and answer with the scores of some readouts, one behind the
+    other, each as if it were alone.
+
+    With `tail` only the last so many tokens of the prompt are adapted, and all that follow.
+    """
+
+    task: TaskKey | None = None
+    readouts: tuple[AskedReadout, ...] = ()
+    tail: int | None = None
 
     def adaptation(self, prompt_tokens: int) -> Adaptation:
         """Of a request whose prompt has so many tokens."""
         start = 0 if self.tail is None else max(0, prompt_tokens - self.tail)
-        return Adaptation(self.key, start)
+        return Adaptation(self.task, start)
 
     def extra_kwargs(self) -> dict[str, Any]:
         """For `PoolingParams.extra_kwargs` or `SamplingParams.extra_args`."""
-        return {KEY: json.dumps(asdict(self))}
+        return {KEY: self._text}
+
+    @cached_property
+    def _text(self) -> str:
+        return json.dumps({name: getattr(self, name) for name in FIELDS})
 
     @classmethod
     def of_request(cls, request: Any) -> "TaskRequest":
@@ -93,36 +112,57 @@ class TaskRequest:
         return _parsed(text)
 
 
-FIELDS = {field.name for field in fields(TaskRequest)}
+FIELDS = [field.name for field in fields(TaskRequest)]
 
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> TaskRequest:
+    """Equal strings are one object, and so are its readouts, which `label_pooler` makes use of."""
     try:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{KEY!r} is nested too deeply") from error
-    if not isinstance(value, dict) or not value.keys() <= FIELDS:
-        raise ValueError(f"{KEY!r} must hold {', '.join(sorted(FIELDS))}")
-    digest, ids = value.get("digest"), value.get("label_token_ids") or []
-    generation, tail = value.get("generation", ""), value.get("tail")
-    label_rows = value.get("label_rows", 0)
-    if digest is not None and not (isinstance(digest, str) and DIGEST.fullmatch(digest)):
-        raise ValueError(f"digest is {reprlib.repr(digest)}, expected null or 64 hex digits")
+    if not isinstance(value, dict) or not value.keys() <= set(FIELDS):
+        raise ValueError(f"{KEY!r} must hold {', '.join(FIELDS)}")
+    tail, readouts = value.get("tail"), value.get("readouts", [])
+    if tail is not None and not _is_count(tail, MAX_INT32):
+        raise ValueError(f"tail is {reprlib.repr(tail)}, expected null or a number of tokens")
+    if not isinstance(readouts, list) or len(readouts) > MAX_READOUTS:
+        raise ValueError(f"readouts must be a list of at most {MAX_READOUTS}")
+    asked = tuple(map(_readout, readouts))
+    scores = sum(readout.scores for readout in asked)
+    if scores > MAX_SCORES:
+        raise ValueError(f"the readouts have {scores} scores, expected at most {MAX_SCORES}")
+    return TaskRequest(_task(value.get("task")), asked, tail)
+
+
+def _readout(value: Any) -> AskedReadout:
+    if not isinstance(value, list) or len(value) != len(AskedReadout._fields):
+        raise ValueError(f"a readout must hold {', '.join(AskedReadout._fields)}")
+    ids, label_rows, task = value
+    if not isinstance(ids, list) or not all(_is_count(token, MAX_INT32) for token in ids):
+        raise ValueError("label_token_ids must be a list of token ids")
+    if not _is_count(label_rows, MAX_LABELS):
+        raise ValueError(
+            f"label_rows is {reprlib.repr(label_rows)}, expected a number from 0 to {MAX_LABELS}"
+        )
+    return AskedReadout(tuple(ids), label_rows, _task(task))
+
+
+def _task(value: Any) -> TaskKey | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != len(TaskKey._fields):
+        raise ValueError(f"a task must be null or hold {', '.join(TaskKey._fields)}")
+    digest, generation = value
+    if not (isinstance(digest, str) and DIGEST.fullmatch(digest)):
+        raise ValueError(f"digest is {reprlib.repr(digest)}, expected 64 hex digits")
     if not isinstance(generation, str) or len(generation) > MAX_GENERATION_CHARS:
         raise ValueError(
             f"generation is {reprlib.repr(generation)}, expected a string of at most "
             f"{MAX_GENERATION_CHARS} characters"
         )
-    if not isinstance(ids, list) or not all(_is_count(token, MAX_INT32) for token in ids):
-        raise ValueError("label_token_ids must be a list of token ids")
-    if tail is not None and not _is_count(tail, MAX_INT32):
-        raise ValueError(f"tail is {reprlib.repr(tail)}, expected null or a number of tokens")
-    if not _is_count(label_rows, MAX_LABELS):
-        raise ValueError(
-            f"label_rows is {reprlib.repr(label_rows)}, expected a number from 0 to {MAX_LABELS}"
-        )
-    return TaskRequest(digest, tuple(ids), generation, tail, label_rows)
+    return TaskKey(digest, generation)
 
 
 def _is_count(value: Any, most: int) -> bool:

@@ -9,22 +9,18 @@ while the cached KV stays finite. Knows tensors and folders, nothing of vLLM.
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl_serve.contract.artifact import Artifact, load_artifact
-from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES, Injection
-from ifedicl_serve.contract.signing import TrustedKeys
 from ifedicl_serve.errors import ArtifactError
 from ifedicl_serve.plugin import counters as metrics
+from ifedicl_serve.plugin.artifacts import WorkerArtifacts, log_unavailable
 from ifedicl_serve.plugin.label_rows import LabelRows
 from ifedicl_serve.plugin.request import Adaptation, TaskKey
-from ifedicl_serve.tasks.index import ArtifactIndex
 
 logger = logging.getLogger("vllm.ifedicl")
 
@@ -37,32 +33,25 @@ class SlotTables:
     """`scale` (float32) and `shift` [layers, 2, slots, hidden], and `token_slots` [tokens].
 
     The tensors keep their addresses for life, as captured graphs read them. `layers` is the
-    range of decoder layers this worker holds, of `num_layers` in all. `label_rows` keeps those of
-    the resident tasks; None where nobody scores them. With `trusted` keys only what one of them
-    signed is loaded.
+    range of decoder layers this worker holds of the model's. `label_rows` is told those of the
+    tasks that are loaded; None where nobody scores them.
     """
 
     def __init__(
         self,
-        tasks_dir: Path,
-        model: ModelIdentity,
+        artifacts: WorkerArtifacts,
         layers: range,
-        num_layers: int,
-        hidden_size: int,
         num_tasks: int,
         max_tokens: int,
         dtype: torch.dtype,
         device: torch.device,
         label_rows: LabelRows | None = None,
-        trusted: TrustedKeys | None = None,
     ) -> None:
-        self.model, self.layers, self.trusted = model, layers, trusted
-        self.label_rows = label_rows
-        self.index = ArtifactIndex(tasks_dir)
-        shape = (len(layers), len(SITES), RESERVED_SLOTS + num_tasks, hidden_size)
+        self.artifacts, self.layers, self.label_rows = artifacts, layers, label_rows
+        shape = (len(layers), len(SITES), RESERVED_SLOTS + num_tasks, artifacts.hidden_size)
         self.scale = torch.ones(shape, dtype=torch.float32, device=device)
         self.shift = torch.zeros(shape, dtype=dtype, device=device)
-        if layers.stop == num_layers:
+        if layers.stop == artifacts.num_layers:
             self.shift[-1, -1, FAILED_SLOT] = torch.nan
         self.token_slots = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._slots: OrderedDict[TaskKey, int] = OrderedDict()  # oldest use first
@@ -126,17 +115,11 @@ class SlotTables:
             metrics.FAILURES.inc()
             return
         try:
-            artifact = self._artifact(task.digest)
+            artifact = self.artifacts.load(task.digest)
             injection = self._own(artifact.injection)
         except Exception as error:  # of any kind: it would end the engine
-            logger.error(
-                "task %s is unavailable until its folder changes: %s",
-                task.digest[:16],
-                error,
-                exc_info=not isinstance(error, ArtifactError),
-            )
+            log_unavailable(task, error)
             self._failed.add(task)
-            metrics.FAILURES.inc()
             return
         slot = self._free.pop() if self._free else self._evict()
         self.scale[:, :, slot].copy_(injection.scale)
@@ -160,32 +143,9 @@ class SlotTables:
         local = slice(self.layers.start, self.layers.stop)
         return Injection(injection.scale[local], shift[local])
 
-    def _artifact(self, digest: str) -> Artifact:
-        """From the first folder where it is sound, as a damaged or unsigned copy harms no other."""
-        for folder in self.index.find(digest):
-            try:
-                artifact = load_artifact(folder, self.model, digest, self.trusted)
-                self._refuse_other_shape(artifact)
-                return artifact
-            except ArtifactError as error:
-                refusal = error
-        raise refusal
-
     def _evict(self) -> int:
         metrics.EVICTIONS.inc()
-        task, slot = self._slots.popitem(last=False)
-        if self.label_rows is not None:
-            self.label_rows.drop(task)
-        return slot
-
-    def _refuse_other_shape(self, artifact: Artifact) -> None:
-        """An artifact's shape is its own claim; one that does not fit would end the engine."""
-        layers, hidden = artifact.spec.num_layers, artifact.spec.hidden_size
-        if layers < self.layers.stop or hidden != self.shift.shape[-1]:
-            raise ArtifactError(
-                f"its vectors are for {layers} layers of width {hidden}, the served model has at "
-                f"least {self.layers.stop} of width {self.shift.shape[-1]}; calibrate it again"
-            )
+        return self._slots.popitem(last=False)[1]
 
     def _point_tokens(self, token_slots: npt.NDArray[np.int64]) -> None:
         """Copy to the device; the tail that the last batch used returns to the identity."""

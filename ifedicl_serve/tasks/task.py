@@ -37,11 +37,14 @@ class ListedTask:
 class Task(ListedTask):
     """A task ready to serve: everything about it was checked.
 
-    `tail` is how many tokens of a prompt it adapts, the last ones (None: all). `readout` is without
-    the label rows, which only workers keep; `label_rows` says how many there are.
+    `adapts` is False where its prompts' KV and last hidden states are the base model's own (rungs
+    `bias` and `head`); else `tail` is how many tokens of a prompt it adapts, the last ones (None:
+    all). `readout` is without the label rows, which only workers keep; `label_rows` says how many
+    there are.
     """
 
     trie: LabelTrie
+    adapts: bool
     tail: int | None
     readout: Readout | None
 
@@ -55,6 +58,7 @@ class Task(ListedTask):
             generation,
             folder,
             trie=label_trie(tokenizer, spec.prompt, spec.verbalizations),
+            adapts=not artifact.injection.unchanged().all(),
             tail=tail_tokens(tokenizer, spec.prompt) if spec.extent == "tail" else None,
             readout=readout and replace(readout, label_rows=None),
         )

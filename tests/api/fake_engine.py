@@ -34,6 +34,9 @@ class FakeEngine:
         self.held = False
         self.aborted = 0
 
+    def refuse(self, task):
+        pass
+
     async def token_scores(self, prompt_ids, request):
         self.prompts.append(prompt_ids)
         try:
@@ -42,8 +45,17 @@ class FakeEngine:
         except asyncio.CancelledError:
             self.aborted += 1
             raise
-        digest = request.digest or UNADAPTED
-        scores = log_probs(digest, prompt_ids, request.label_token_ids)
+        digest = request.task.digest if request.task else UNADAPTED
+        return [self._scores(digest, prompt_ids, readout) for readout in request.readouts]
+
+    def _scores(self, digest, prompt_ids, readout):
+        scores = log_probs(digest, prompt_ids, readout.label_token_ids)
         if digest in self.unavailable:
             scores = np.full_like(scores, np.nan)
-        return TokenScores(scores, CACHED_TOKENS)
+        rows = self._row_scores(prompt_ids, readout) if readout.label_rows else None
+        return TokenScores(scores, CACHED_TOKENS, rows)
+
+    def _row_scores(self, prompt_ids, readout):
+        if readout.task.digest in self.unavailable:
+            return np.full(readout.label_rows, np.nan, dtype=np.float32)
+        return log_probs(readout.task.digest, prompt_ids, range(readout.label_rows))

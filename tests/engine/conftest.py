@@ -29,7 +29,7 @@ from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import AskedReadout, TaskKey, TaskRequest
 from ifedicl_serve.tasks.task import Task
 from tests.engine.reference import hooked, trie_of, worker_scores
 
@@ -188,8 +188,9 @@ def engine(model: Path, tasks: Path | None, task: str = "classify", **options) -
 
 def request(prompt_ids, digest=None, token_ids=(), tail=None, label_rows=0) -> tuple:
     """A raw engine request, as our HTTP route sends it (which sets no cache salt either)."""
-    asked = TaskRequest(digest, tuple(token_ids), tail=tail, label_rows=label_rows)
-    return {"prompt_token_ids": list(prompt_ids)}, asked
+    task = None if digest is None else TaskKey(digest)
+    readout = AskedReadout(tuple(token_ids), label_rows, task)
+    return {"prompt_token_ids": list(prompt_ids)}, TaskRequest(task, (readout,), tail)
 
 
 def run(llm, requests, task: str = "classify", **options) -> list:
@@ -205,7 +206,7 @@ def scores(llm, requests) -> list[np.ndarray]:
     """Label log-probabilities per request, and behind them the scores of label rows, if it asks for
     those; without the padding."""
     return [
-        output.outputs.data.numpy()[: len(who.label_token_ids) + who.label_rows]
+        output.outputs.data.numpy()[: sum(readout.scores for readout in who.readouts)]
         for output, (_, who) in zip(run(llm, requests), requests, strict=True)
     ]
 

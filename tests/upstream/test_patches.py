@@ -31,7 +31,7 @@ from ifedicl_serve.plugin.patches.runner_v1 import assign_slots_in_v1_runner
 from ifedicl_serve.plugin.patches.sites import adapt_sites
 from ifedicl_serve.plugin.patches.stage_marks import make_room_for_marks
 from ifedicl_serve.plugin.pipeline import MARKS
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import TaskKey, TaskRequest
 from tests.upstream.patches import PATCHES
 
 
@@ -81,7 +81,7 @@ def test_salts(upstream):
 
     upstream("vllm.v1.request", Request)
     twice(salt_requests_by_task, state=lambda: Request.from_engine_core_request.__func__)
-    params = SimpleNamespace(extra_kwargs=TaskRequest("d" * 64).extra_kwargs())
+    params = SimpleNamespace(extra_kwargs=TaskRequest(TaskKey("d" * 64)).extra_kwargs())
     request = SimpleNamespace(
         pooling_params=params, cache_salt=None, prompt_token_ids=[1], prompt_embeds=None
     )
@@ -131,7 +131,7 @@ def test_failures_end_alike_in_both_versions(upstream, version):
     twice(end_failed_generations, state=lambda: Scheduler.update_from_output)
 
     def request(digest):
-        params = SimpleNamespace(extra_args=TaskRequest(digest).extra_kwargs())
+        params = SimpleNamespace(extra_args=TaskRequest(digest and TaskKey(digest)).extra_kwargs())
         return SimpleNamespace(pooling_params=None, sampling_params=params)
 
     task = request("d" * 64)

@@ -51,7 +51,7 @@ def salt_requests_by_task() -> None:
             asked = TaskRequest.of_request(request)
         except ValueError as error:
             logger.error("request %s: %s", request.request_id, error)
-            asked = TaskRequest(MALFORMED)
+            asked = TaskRequest(TaskKey(MALFORMED))
             replace_task(request, asked)
         prompt = request.prompt_token_ids, request.prompt_embeds
         task, start = asked.adaptation(length_from_prompt_token_ids_or_embeds(*prompt))

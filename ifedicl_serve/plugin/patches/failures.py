@@ -49,5 +49,5 @@ def failed_requests(requests: dict[str, Any], model_runner_output: Any) -> list[
     return [
         request_id
         for request_id, count in counts.items()
-        if count and request_id in requests and TaskRequest.of_request(requests[request_id]).key
+        if count and request_id in requests and TaskRequest.of_request(requests[request_id]).task
     ]

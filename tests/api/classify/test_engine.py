@@ -1,4 +1,4 @@
-"""What an engine is asked of a task, and what its answers are taken for."""
+"""What an engine is asked of a group of tasks, and what its answers are taken for."""
 
 import asyncio
 from types import SimpleNamespace
@@ -8,11 +8,17 @@ import pytest
 import torch
 from vllm import PoolingParams
 
-from api.classify.engine import PoolingEngine, node_request, trie_scores
+from api.classify.engine import PoolingEngine, group_requests, key_of, trie_scores
 from ifedicl_serve.contract.artifact import save_artifact
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import (
+    MAX_READOUTS,
+    MAX_SCORES,
+    AskedReadout,
+    TaskKey,
+    TaskRequest,
+)
 from ifedicl_serve.tasks.task import Task
-from tests.ifedicl_serve.factory import make_rung, make_spec
+from tests.ifedicl_serve.factory import NOTHING_ADAPTED, make_rung, make_spec
 
 LABELS = ("world news", "business", "world sports", "world", "business of the world")
 PROMPT = [11, 12, 13]
@@ -20,8 +26,8 @@ PROMPT = [11, 12, 13]
 
 @pytest.fixture
 def make(tmp_path, tokenizer):
-    def make(rung, **changes) -> Task:
-        spec = make_spec(labels=LABELS, **changes)
+    def make(rung, labels=LABELS, **changes) -> Task:
+        spec = make_spec(labels=labels, **changes)
         artifact = save_artifact(spec, make_rung(rung, spec), tmp_path / rung)
         return Task.of(artifact, tokenizer, tmp_path / rung, "generation")
 
@@ -29,25 +35,37 @@ def make(tmp_path, tokenizer):
 
 
 class FakeClient:
-    """Scores: where a request ends and, behind its tokens, a hundred more; padding behind both."""
+    """Scores: where a request ends and, behind a readout's tokens, a hundred more; a thousand more
+    for each readout before it; padding behind all."""
 
     def __init__(self):
-        self.asked = {}
+        self.asked = []
 
     async def encode(self, prompt, params: PoolingParams, request_id, trace_headers):
         request = TaskRequest.of(params)
         ids = prompt["prompt_token_ids"]
-        self.asked[tuple(ids)] = request
-        tokens, rows = len(request.label_token_ids), request.label_rows
-        scores = [*[len(ids)] * tokens, *[100 + len(ids)] * rows, *[-np.inf] * 3]
-        data = torch.tensor(scores, dtype=torch.float32)
+        self.asked.append((tuple(ids), request))
+        scores = []
+        for before, readout in enumerate(request.readouts):
+            end = 1000 * before + len(ids)
+            scores += [end] * len(readout.label_token_ids) + [100 + end] * readout.label_rows
+        data = torch.tensor([*scores, *[-np.inf] * 3], dtype=torch.float32)
         yield SimpleNamespace(outputs=SimpleNamespace(data=data), num_cached_tokens=None)
 
 
-def ask(task, adapted=True):
+def ask_many(tasks, adapted=True):
     client = FakeClient()
-    scores = asyncio.run(trie_scores(PoolingEngine(client), task, PROMPT, adapted))
+    scores = asyncio.run(trie_scores(PoolingEngine(client), tasks, PROMPT, adapted))
     return client.asked, scores
+
+
+def ask(task, adapted=True):
+    asked, (scores,) = ask_many([task], adapted)
+    return {ids: request for ids, request in asked}, scores
+
+
+def rows_asked(request):
+    return [readout.label_rows for readout in request.readouts]
 
 
 def test_label_rows_are_scored_once_where_labels_first_differ(make):
@@ -55,8 +73,8 @@ def test_label_rows_are_scored_once_where_labels_first_differ(make):
     asked, scores = ask(task)
     root, *inner = task.trie.nodes
     assert len(inner) >= 2
-    assert [asked[(*PROMPT, *node.path)].label_rows for node in inner] == [0] * len(inner)
-    assert asked[(*PROMPT, *root.path)].label_rows == len(LABELS)
+    assert [rows_asked(asked[(*PROMPT, *node.path)]) for node in inner] == [[0]] * len(inner)
+    assert rows_asked(asked[(*PROMPT, *root.path)]) == [len(LABELS)]
     assert scores.row_scores.tolist() == [103 + len(root.path)] * len(LABELS)
     ends = [3 + len(node.path) for node in task.trie.nodes for _ in node.children]
     assert scores.log_probs.tolist() == ends
@@ -65,7 +83,7 @@ def test_label_rows_are_scored_once_where_labels_first_differ(make):
 def test_a_task_without_rows_has_no_row_scores(make):
     asked, scores = ask(make("coefficients+bias"))
     assert scores.row_scores is None
-    assert {request.label_rows for request in asked.values()} == {0}
+    assert sum(map(rows_asked, asked.values()), []) == [0] * len(asked)
 
 
 def test_the_tail_begins_at_the_same_token_for_every_node(make):
@@ -78,9 +96,9 @@ def test_the_tail_begins_at_the_same_token_for_every_node(make):
 
 def test_all_tokens_are_adapted_without_an_extent(make):
     task = make("coefficients")
-    request = node_request(task, task.trie.nodes[0])
-    tokens = task.trie.nodes[0].children
-    assert request == TaskRequest(task.digest, tokens, "generation", tail=None, label_rows=0)
+    first = group_requests([task])[0]
+    key, readout = TaskKey(task.digest, "generation"), AskedReadout(task.trie.nodes[0].children)
+    assert first.asked == TaskRequest(key, (readout,), tail=None)
 
 
 def test_the_base_model_is_told_nothing_of_the_task(make):
@@ -88,4 +106,68 @@ def test_the_base_model_is_told_nothing_of_the_task(make):
     asked, scores = ask(task, adapted=False)
     assert scores.row_scores is None
     for node in task.trie.nodes:
-        assert asked[(*PROMPT, *node.path)] == TaskRequest(label_token_ids=node.children)
+        readout = AskedReadout(node.children)
+        assert asked[(*PROMPT, *node.path)] == TaskRequest(readouts=(readout,))
+
+
+# -- groups
+
+
+def test_tasks_that_adapt_nothing_ask_as_the_base_model_does(make):
+    """A worker needs nothing of one with a bias, and of the other its rows."""
+    for rung in ("bias", "head"):
+        task = make(rung, **NOTHING_ADAPTED)
+        assert not task.adapts
+        asked, _ = ask(task)
+        assert {(request.task, request.tail) for request in asked.values()} == {(None, None)}
+        of_rows = {readout.task for request in asked.values() for readout in request.readouts}
+        assert of_rows == ({None} if rung == "bias" else {None, key_of(task)})
+
+
+def test_a_hundred_tasks_cost_as_many_requests_as_one(make):
+    """And each has what it has alone: of equal tries every node's readouts are one request."""
+    tasks = [make("bias", **NOTHING_ADAPTED), make("head", **NOTHING_ADAPTED)] * 50
+    asked, scores = ask_many(tasks)
+    assert [ids for ids, _ in asked] == [(*PROMPT, *node.path) for node in tasks[0].trie.nodes]
+    assert [len(request.readouts) for _, request in asked] == [100] * len(asked)
+    for position, (task, found) in enumerate(zip(tasks, scores, strict=True)):
+        _, alone = ask(task)
+        assert (found.log_probs - 1000 * position).tolist() == alone.log_probs.tolist()
+        if task.label_rows:
+            assert (found.row_scores - 1000 * position).tolist() == alone.row_scores.tolist()
+
+
+def test_tasks_whose_labels_differ_share_the_nodes_that_they_have_in_common(make):
+    few = make("bias", labels=("card", "cash"), **NOTHING_ADAPTED)
+    many = make("head", **NOTHING_ADAPTED)
+    asked, scores = ask_many([few, many])
+    assert len(few.trie.nodes) == 1 < len(many.trie.nodes) == len(asked)
+    assert [len(request.readouts) for _, request in asked] == [2] + [1] * (len(asked) - 1)
+    assert [len(found.log_probs) for found in scores] == [2, many.trie.paths.shape[1]]
+    assert scores[0].row_scores is None and scores[1].row_scores.tolist() == [1103] * len(LABELS)
+
+
+def test_more_readouts_than_a_request_holds_are_several(make):
+    task = make("bias", labels=("card", "cash"), **NOTHING_ADAPTED)
+    asked, scores = ask_many([task] * (2 * MAX_READOUTS + 1))
+    sizes = [len(request.readouts) for _, request in asked]
+    assert sizes == [MAX_READOUTS, MAX_READOUTS, 1]
+    assert [found.log_probs[0] // 1000 for found in scores[MAX_READOUTS - 1 :][:2]] == [127, 0]
+
+
+def test_more_scores_than_a_request_holds_are_several(make, monkeypatch):
+    monkeypatch.setattr("api.classify.engine.MAX_SCORES", 10)
+    task = make("head", **NOTHING_ADAPTED)
+    each = len(task.trie.nodes[0].children) + len(LABELS)
+    assert 5 < each <= 10 < MAX_SCORES
+    asked, scores = ask_many([task] * 3)
+    assert [ids for ids, _ in asked].count(tuple(PROMPT)) == 3
+    assert [found.row_scores.tolist() for found in scores] == [[103] * len(LABELS)] * 3
+
+
+def test_a_task_that_adapts_is_alone_in_its_group(make):
+    """Beside others it would adapt them."""
+    with pytest.raises(ValueError):
+        group_requests([make("coefficients"), make("bias", **NOTHING_ADAPTED)])
+    unadapted = group_requests([make("coefficients"), make("bias", **NOTHING_ADAPTED)], False)
+    assert {request.asked.task for request in unadapted} == {None}

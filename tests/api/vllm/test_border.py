@@ -10,10 +10,10 @@ from vllm import PoolingParams, SamplingParams
 from api.classify.engine import new_request_id
 from api.observe.context import RequestContext, current_request, enter_request
 from api.vllm.border import name_tasks_ourselves
-from ifedicl_serve.plugin.request import KEY, TaskRequest
+from ifedicl_serve.plugin.request import KEY, TaskKey, TaskRequest
 
-INVENTED = TaskRequest("0" * 64).extra_kwargs()
-ASKED = TaskRequest("1" * 64, generation="second", tail=4)
+INVENTED = TaskRequest(TaskKey("0" * 64)).extra_kwargs()
+ASKED = TaskRequest(TaskKey("1" * 64, "second"), tail=4)
 
 
 class Client:

@@ -1,6 +1,7 @@
 """Tasks as models of vLLM's completion routes, and label scores from generated tokens."""
 
 import asyncio
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from api.classify.classifier import Classifier
 from api.classify.encoder import PromptEncoder
-from api.classify.engine import GenerationEngine
+from api.classify.engine import GenerationEngine, key_of
 from api.errors import on_error
 from api.observe.context import RequestContext, current_request, enter_request
 from api.vllm.generate import TaskServing
@@ -24,9 +25,9 @@ from ifedicl_serve.errors import (
     TaskNotFoundError,
     TaskUnavailableError,
 )
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import AskedReadout, TaskRequest
 from ifedicl_serve.tasks.registry import TaskRegistry
-from tests.ifedicl_serve.factory import MODEL, make_artifact
+from tests.ifedicl_serve.factory import MODEL, NOTHING_ADAPTED, make_artifact
 
 BASE = "base"
 
@@ -73,7 +74,7 @@ def ask(registry, model, fails=False, method="create_completion", **fields):
 @pytest.mark.parametrize("method", ["create_completion", "create_chat_completion"])
 def test_a_task_is_a_model_that_vllm_knows_and_names_in_its_answer(registry, method):
     task = registry.get("sst2")
-    asked = TaskRequest(task.digest, generation=task.generation)
+    asked = TaskRequest(key_of(task))
     assert ask(registry, "sst2", method=method) == ("sst2", asked)
 
 
@@ -174,12 +175,12 @@ class FakeClient:
 
 
 def request_of(registry, token_ids, **fields):
-    task = registry.get("sst2")
-    return TaskRequest(task.digest, token_ids, task.generation, **fields)
+    return TaskRequest(key_of(registry.get("sst2")), (AskedReadout(token_ids),), **fields)
 
 
 def token_scores(client, request):
-    return asyncio.run(GenerationEngine(client).token_scores([1, 2], request))
+    (scores,) = asyncio.run(GenerationEngine(client).token_scores([1, 2], request))
+    return scores
 
 
 def test_log_probabilities_are_among_the_labels(registry):
@@ -188,7 +189,7 @@ def test_log_probabilities_are_among_the_labels(registry):
     np.testing.assert_allclose(np.exp(scores.log_probs).sum(), 1, rtol=1e-6)
     np.testing.assert_allclose(scores.log_probs[0] - scores.log_probs[1], 0.95, rtol=1e-5)
     assert (scores.cached_tokens, scores.row_scores) == (7, None)
-    assert TaskRequest.of(client.asked[0]) == replace(request, label_token_ids=())
+    assert TaskRequest.of(client.asked[0]) == replace(request, readouts=())
 
 
 def test_control_tokens_of_a_text_are_text_here_too(registry, tokenizer):
@@ -238,11 +239,31 @@ def test_a_request_that_ended_with_an_error_has_no_scores(registry):
     assert np.isnan(scores.log_probs).all()
 
 
-def test_a_task_with_label_rows_is_refused_not_read_without_them(registry):
+def test_readouts_of_a_request_are_each_among_their_own_tokens():
     client = FakeClient()
-    with pytest.raises(InputError, match="2 labels with rows of its own.* --runner pooling"):
-        token_scores(client, request_of(registry, (5, 6), label_rows=2))
+    asked = TaskRequest(readouts=(AskedReadout((5, 100)), AskedReadout((100, 7, 5))))
+    few, more = asyncio.run(GenerationEngine(client).token_scores([1, 2], asked))
+    assert [params.logprob_token_ids for params in client.asked] == [[5, 100, 7]]
+    np.testing.assert_allclose([np.exp(of.log_probs).sum() for of in (few, more)], 1, rtol=1e-6)
+    np.testing.assert_allclose(np.diff(few.log_probs), [-0.95], rtol=1e-5)
+    np.testing.assert_allclose(np.diff(more.log_probs), [0.93, 0.02], rtol=1e-5)
+
+
+def test_a_task_with_label_rows_is_refused_not_read_without_them(registry, tokenizer, tmp_path):
+    make_artifact(tmp_path / "rows", name="rows", rung="head", **NOTHING_ADAPTED)
+    task, client = TaskRegistry(tmp_path, MODEL, tokenizer).get("rows"), FakeClient()
+    classifier = Classifier(GenerationEngine(client), PromptEncoder(tokenizer, 48))
+    ((error,),) = asyncio.run(classifier.classify([task], ["good"]))
+    assert isinstance(error, InputError)
+    assert re.search("'rows' scores its 2 labels.* --runner pooling", str(error))
     assert client.asked == []
+    asked = TaskRequest(readouts=(AskedReadout((5, 6), 2, key_of(task)),))
+    assert np.isnan(token_scores(client, asked).row_scores).all()
+
+
+def test_a_task_that_adapts_nothing_generates_as_the_base_model(tokenizer, tmp_path):
+    make_artifact(tmp_path / "bias", name="bias", rung="bias", **NOTHING_ADAPTED)
+    assert ask(TaskRegistry(tmp_path, MODEL, tokenizer), "bias") == ("bias", None)
 
 
 def test_a_request_that_a_stopping_engine_dropped_is_for_another_server(registry):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from api.classify.engine import node_request
+from api.classify.engine import group_requests
 from bench.common.random_tasks import random_task
 from calibration.chat import chat_prompt
 from calibration.model.load import load_model
@@ -56,10 +56,10 @@ def on_plugin(path, tasks, model, artifacts, dtype, **options) -> list[np.ndarra
     for and read out as `api` does."""
     served = [Task.of(artifact, model.tokenizer, tasks) for artifact in artifacts]
     asked = [
-        ({"prompt_token_ids": [*prompt, *node.path]}, node_request(task, node))
+        ({"prompt_token_ids": [*prompt, *one.path]}, one.asked)
         for task in served
         for prompt in prompts_of(task, model)
-        for node in task.trie.nodes
+        for one in group_requests([task])
     ]
     with engine(path, tasks, dtype=dtype, **options) as llm:
         answers = iter(scores(llm, asked))

@@ -7,7 +7,7 @@ from calibration.model.hooked import injected, last_tokens
 from calibration.model.load import load_model
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.injection import adapted_mask
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import TaskKey, TaskRequest
 from tests.engine.conftest import engine, random_prompts
 
 NEW_TOKENS = 12
@@ -37,7 +37,7 @@ def generate(llm, requests, tail=None) -> list:
             temperature=0,
             max_tokens=NEW_TOKENS,
             ignore_eos=True,
-            extra_args=TaskRequest(digest, tail=tail).extra_kwargs() if digest else None,
+            extra_args=TaskRequest(TaskKey(digest), tail=tail).extra_kwargs() if digest else None,
         )
         for _, digest in requests
     ]
@@ -119,7 +119,7 @@ def test_a_failed_request_of_several_chunks_and_with_logprobs_ends_too(llm, task
     from vllm import SamplingParams
 
     params = SamplingParams(
-        max_tokens=4, logprobs=3, extra_args=TaskRequest("1" * 64).extra_kwargs()
+        max_tokens=4, logprobs=3, extra_args=TaskRequest(TaskKey("1" * 64)).extra_kwargs()
     )
     (output,) = llm.generate([{"prompt_token_ids": LONG * 4}], params, use_tqdm=False)
     assert output.outputs[0].finish_reason == "error"

@@ -7,7 +7,7 @@ import pytest
 
 from bench.common.random_tasks import random_task
 from ifedicl_serve.contract.artifact import VECTORS_FILE
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import AskedReadout, TaskKey, TaskRequest
 from tests.engine.conftest import engine, random_prompts, request, run, scores
 
 CHOICES = (300, 301, 302, 303, 304)
@@ -31,7 +31,8 @@ def llm(models, folder):
 
 
 def of_generation(digest, generation):
-    return {"prompt_token_ids": PROMPT}, TaskRequest(digest, CHOICES, generation)
+    asked = TaskRequest(TaskKey(digest, generation), (AskedReadout(CHOICES),))
+    return {"prompt_token_ids": PROMPT}, asked
 
 
 def score(llm, digest, generation=""):

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bench.common.random_tasks import random_task
 from ifedicl_serve.contract.signing import write_signature
 from ifedicl_serve.plugin.config import TaskConfig
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.request import AskedReadout, TaskKey, TaskRequest
 from tests.engine.conftest import engine, random_prompts, scores
 from tests.ifedicl_serve.keys import trusting
 
@@ -42,7 +42,8 @@ def test_only_the_signed_task_serves_until_the_other_is_signed(llm, tasks, key):
     folder, digests = tasks
 
     def answers(generation=""):
-        asked = [TaskRequest(digest, (300, 301), generation) for digest in digests]
+        readouts = (AskedReadout((300, 301)),)
+        asked = [TaskRequest(TaskKey(digest, generation), readouts) for digest in digests]
         return scores(llm, [({"prompt_token_ids": PROMPT}, one) for one in asked])
 
     signed, unsigned = answers()

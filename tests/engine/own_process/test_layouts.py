@@ -55,7 +55,7 @@ def test_ranks_agree_with_the_hooked_model_and_fail_together(models, case, layou
 def blind(worker, rank: int, tasks: Path) -> None:
     """One rank's folder of tasks is gone, as a network filesystem may be for one machine."""
     folder = Path("/nonexistent") if worker.rank == rank else tasks
-    worker.model_runner.get_model().task_slots.index = ArtifactIndex(folder)
+    worker.model_runner.get_model().task_slots.artifacts.index = ArtifactIndex(folder)
 
 
 def test_uncompiled_pipeline_stages_are_refused_on_cpu():

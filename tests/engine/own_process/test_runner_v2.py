@@ -37,7 +37,8 @@ def state():
 
 
 def new_request(request_id, digest, tail=None):
-    params = SimpleNamespace(extra_kwargs=TaskRequest(digest, tail=tail).extra_kwargs())
+    asked = TaskRequest(digest and TaskKey(digest), tail=tail)
+    params = SimpleNamespace(extra_kwargs=asked.extra_kwargs())
     return SimpleNamespace(
         req_id=request_id, pooling_params=params, sampling_params=None, prompt_len=10
     )

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ifedicl_serve.contract.artifact import load_artifact
+from ifedicl_serve.plugin.artifacts import WorkerArtifacts
 from ifedicl_serve.plugin.request import Adaptation, TaskKey
 from ifedicl_serve.plugin.slots import (
     SlotTables,
@@ -34,17 +35,13 @@ def make_tables(
     tasks_dir, num_tasks=3, layers=range(LAYERS), dtype=torch.float32, trusted=None, label_rows=None
 ):
     return SlotTables(
-        tasks_dir=tasks_dir,
-        model=MODEL,
+        WorkerArtifacts(tasks_dir, MODEL, LAYERS, HIDDEN, trusted),
         layers=layers,
-        num_layers=LAYERS,
-        hidden_size=HIDDEN,
         num_tasks=num_tasks,
         max_tokens=MAX_TOKENS,
         dtype=dtype,
         device=torch.device("cpu"),
         label_rows=label_rows,
-        trusted=trusted,
     )
 
 

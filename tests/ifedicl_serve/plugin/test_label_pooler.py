@@ -13,8 +13,8 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from ifedicl_serve.contract.spec import MAX_LABELS
 from ifedicl_serve.plugin.label_pooler import LabelPooler, TaskPooler
-from ifedicl_serve.plugin.label_rows import BYTES_AT_ONCE, rows_at_once
-from ifedicl_serve.plugin.request import TaskRequest
+from ifedicl_serve.plugin.label_rows import BYTES_AT_ONCE, LabelRows, rows_at_once
+from ifedicl_serve.plugin.request import AskedReadout, TaskKey, TaskRequest
 
 HIDDEN, VOCABULARY = 64, 20_000
 AT_ONCE = 1024
@@ -36,12 +36,17 @@ def label_logits(hidden, token_ids):
 
 def metadata_of(tokens):
     """Of requests of one token each that ask for these label tokens."""
-    asked = [TaskRequest(label_token_ids=tuple(ids)).extra_kwargs() for ids in tokens]
-    cursor = SimpleNamespace(last_token_indices_gpu=torch.arange(len(tokens)))
+    return metadata([(AskedReadout(tuple(ids)),) for ids in tokens])
+
+
+def metadata(readouts):
+    """Of requests of one token each that ask for these readouts."""
+    asked = [TaskRequest(readouts=of_request).extra_kwargs() for of_request in readouts]
+    cursor = SimpleNamespace(last_token_indices_gpu=torch.arange(len(asked)))
     return SimpleNamespace(
         get_pooling_cursor=lambda: cursor,
         pooling_params=[PoolingParams(task="classify", extra_kwargs=one) for one in asked],
-        tasks=["classify"] * len(tokens),
+        tasks=["classify"] * len(asked),
     )
 
 
@@ -78,6 +83,58 @@ def test_nan_stays_with_its_request(at_once):
     scores = pooler(at_once)(hidden, metadata_of(tokens))
     assert scores[:3].isnan().any(dim=-1).tolist() == [True, True, True]
     assert scores[3, :2].exp().sum() == pytest.approx(1)
+
+
+FEW, MANY, LOST = (TaskKey(digit * 64) for digit in "120")
+ROWS = {task: random(count, HIDDEN, seed=count) for task, count in ((FEW, 3), (MANY, 70))}
+
+
+def with_rows():
+    """A pooler whose label rows are those of two tasks, and no others."""
+    rows = LabelRows(100, HIDDEN, torch.device("cpu"), 100, ROWS.get)
+    return LabelPooler(label_logits, rows, VOCABULARY)
+
+
+def mixed_readouts(requests, seed=0):
+    """Requests of no readout up to five, of few tokens and many, some with rows, a few of which
+    nobody has."""
+    generator = np.random.default_rng(seed)
+
+    def readout():
+        tokens = generator.choice(VOCABULARY, generator.integers(0, 60), replace=False).tolist()
+        task, rows = [(None, 0), (None, 0), (FEW, 3), (MANY, 70), (LOST, 2)][generator.integers(5)]
+        return AskedReadout(tuple(tokens), rows, task)
+
+    return [tuple(readout() for _ in range(generator.integers(0, 6))) for _ in range(requests)]
+
+
+@pytest.mark.parametrize("cells", [1, 300, 1 << 22])
+def test_readouts_of_a_request_are_scored_as_each_alone(cells, monkeypatch):
+    """However many of them are padded to the longest together."""
+    readouts, hidden = mixed_readouts(REQUESTS), random(REQUESTS, HIDDEN)
+    alone = [
+        [with_rows()(state[None], metadata([(one,)]))[0, : one.scores] for one in of_request]
+        for state, of_request in zip(hidden, readouts, strict=True)
+    ]
+    monkeypatch.setattr("ifedicl_serve.plugin.label_pooler.CELLS_AT_ONCE", cells)
+    together = with_rows()(hidden, metadata(readouts))
+    assert together.dtype == torch.float32
+    for found, expected in zip(together, alone, strict=True):
+        own = torch.cat([*expected, torch.empty(0)])
+        torch.testing.assert_close(found[: len(own)], own, equal_nan=True)
+        padding = found[len(own) :]
+        assert (padding == -torch.inf).all() if expected else padding.isnan().all()
+
+
+def test_what_a_readout_lacks_harms_none_beside_it():
+    """Rows that cannot be loaded, and a token that is none."""
+    readouts = (
+        AskedReadout((1, 2), 2, LOST),
+        AskedReadout((1, 2), 3, FEW),
+        AskedReadout((1, VOCABULARY)),
+    )
+    (scores,) = with_rows()(random(1, HIDDEN), metadata([readouts]))
+    assert scores.isnan().tolist() == [False] * 2 + [True] * 2 + [False] * 5 + [True] * 2
 
 
 class Largest(TorchDispatchMode):

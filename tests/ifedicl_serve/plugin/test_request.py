@@ -14,10 +14,16 @@ from ifedicl_serve.plugin.request import (
     KEY,
     MAX_CHARS,
     MAX_GENERATION_CHARS,
+    MAX_INT32,
+    MAX_READOUTS,
+    MAX_SCORES,
     Adaptation,
+    AskedReadout,
     TaskKey,
     TaskRequest,
 )
+
+TASK = TaskKey("d" * 64, "generation")
 
 
 def params(value):
@@ -31,11 +37,10 @@ def params(value):
     "request_",
     [
         TaskRequest(),
-        TaskRequest("d" * 64),
-        TaskRequest("d" * 64, (5, 0, (1 << 31) - 1)),
-        TaskRequest("d" * 64, (5,), "generation"),
-        TaskRequest("d" * 64, (5,), tail=0),
-        TaskRequest("d" * 64, (5,), tail=(1 << 31) - 1, label_rows=MAX_LABELS),
+        TaskRequest(TaskKey("d" * 64)),
+        TaskRequest(TASK, tail=0),
+        TaskRequest(TASK, (AskedReadout((5, 0, MAX_INT32)),), tail=MAX_INT32),
+        TaskRequest(None, (AskedReadout((5,)), AskedReadout((), MAX_LABELS, TASK))),
     ],
 )
 def test_a_request_survives_the_way_through_the_engine(request_):
@@ -44,9 +49,10 @@ def test_a_request_survives_the_way_through_the_engine(request_):
 
 def test_it_travels_as_one_string():
     """vLLM copies it deeply several times a request."""
-    assert TaskRequest(None, (1, 2)).extra_kwargs() == {
-        "ifedicl": '{"digest": null, "label_token_ids": [1, 2], "generation": "", "tail": null, '
-        '"label_rows": 0}'
+    readouts = AskedReadout((1, 2)), AskedReadout((3,), 2, TaskKey("d", "g"))
+    assert TaskRequest(None, readouts).extra_kwargs() == {
+        "ifedicl": '{"task": null, "readouts": [[[1, 2], 0, null], [[3], 2, ["d", "g"]]], '
+        '"tail": null}'
     }
 
 
@@ -76,40 +82,65 @@ def test_a_request_without_our_key_is_unadapted(params):
     assert TaskRequest.of(params) == TaskRequest(None, ())
 
 
-@pytest.mark.parametrize("value", [None, "d", ["d"], 1, {"digest": "d", "slot": 3}])
-def test_a_value_of_another_shape_is_refused(value):
+def refusal(value):
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(params(value))
-    assert str(caught.value) == (
-        "'ifedicl' must hold digest, generation, label_rows, label_token_ids, tail"
-    )
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "d", ["d"], 1, {"task": None, "slot": 3}])
+def test_a_value_of_another_shape_is_refused(value):
+    assert refusal(value) == "'ifedicl' must hold task, readouts, tail"
 
 
 @pytest.mark.parametrize(
-    "digest", [7, ["d"], "", "d", "g" * 64, "D" * 64, "d" * 65, f"{'d' * 64}\n", "d" * 10_000]
+    "task", ["d" * 64, ["d" * 64], {"digest": "d" * 64}, 7, ["d" * 64, "", ""]]
+)
+def test_a_task_of_another_shape_is_refused(task):
+    told = "a task must be null or hold digest, generation"
+    assert refusal({"task": task}) == refusal({"readouts": [[[1], 1, task]]}) == told
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [None, 7, ["d"], "", "d", "g" * 64, "D" * 64, "d" * 65, f"{'d' * 64}\n", "d" * 10_000],
 )
 def test_a_digest_that_is_none_is_refused(digest):
-    with pytest.raises(ValueError) as caught:
-        TaskRequest.of(params({"digest": digest}))
-    assert str(caught.value) == f"digest is {reprlib.repr(digest)}, expected null or 64 hex digits"
+    told = f"digest is {reprlib.repr(digest)}, expected 64 hex digits"
+    assert refusal({"task": [digest, ""]}) == told
 
 
 @pytest.mark.parametrize("generation", [None, 1, ["g"], "g" * (MAX_GENERATION_CHARS + 1)])
 def test_a_generation_that_is_no_short_string_is_refused(generation):
-    with pytest.raises(ValueError) as caught:
-        TaskRequest.of(params({"digest": "d" * 64, "generation": generation}))
-    assert str(caught.value) == (
+    assert refusal({"task": ["d" * 64, generation]}) == (
         f"generation is {reprlib.repr(generation)}, expected a string of at most "
         f"{MAX_GENERATION_CHARS} characters"
     )
 
 
-def test_the_longest_request_of_a_served_task_is_read_and_longer_ones_are_refused():
+@pytest.mark.parametrize("readouts", [None, "[]", {}, 1, [[[1], 0, None]] * (MAX_READOUTS + 1)])
+def test_readouts_that_are_no_short_list_are_refused(readouts):
+    assert refusal({"readouts": readouts}) == f"readouts must be a list of at most {MAX_READOUTS}"
+
+
+@pytest.mark.parametrize("readout", [None, [], [[1]], [[1], 0, None, 1], {"label_token_ids": [1]}])
+def test_a_readout_of_another_shape_is_refused(readout):
+    told = "a readout must hold label_token_ids, label_rows, task"
+    assert refusal({"readouts": [readout]}) == told
+
+
+def test_more_scores_than_a_batch_is_padded_to_are_refused():
+    most = [[[1] * MAX_LABELS, MAX_LABELS, None], [[1] * MAX_LABELS, MAX_LABELS, None]]
+    assert TaskRequest.of(params({"readouts": most})).readouts[1].label_rows == MAX_LABELS
+    told = f"the readouts have {MAX_SCORES + 1} scores, expected at most {MAX_SCORES}"
+    assert refusal({"readouts": [*most, [[1], 0, None]]}) == told
+
+
+def test_the_longest_request_of_served_tasks_is_read_and_longer_ones_are_refused():
     """Every process keeps what it read, for the next step."""
-    token = (1 << 31) - 1
-    most = TaskRequest(
-        "d" * 64, (token,) * MAX_LABELS, "g" * MAX_GENERATION_CHARS, token, MAX_LABELS
-    )
+    key = TaskKey("d" * 64, "g" * MAX_GENERATION_CHARS)
+    tokens = (MAX_INT32,) * (MAX_SCORES // MAX_READOUTS)
+    most = TaskRequest(key, (AskedReadout(tokens, 0, key),) * MAX_READOUTS, MAX_INT32)
     assert TaskRequest.of(SimpleNamespace(extra_kwargs=most.extra_kwargs())) == most
     with pytest.raises(ValueError) as caught:
         TaskRequest.of(SimpleNamespace(extra_kwargs={KEY: " " * MAX_CHARS + "{}"}))
@@ -118,33 +149,29 @@ def test_the_longest_request_of_a_served_task_is_read_and_longer_ones_are_refuse
     )
 
 
-def test_a_request_is_filed_under_digest_and_generation():
-    assert TaskRequest("d", (1,), "g").key == TaskKey("d", "g")
-    assert TaskRequest(None, (1,), "g").key is None
+def test_equal_strings_are_read_into_one_object():
+    """And so are readouts, which the pooler looks at by their identity."""
+    text = TaskRequest(TASK, (AskedReadout((1, 2)),)).extra_kwargs()[KEY]
+    copies = [SimpleNamespace(extra_kwargs={KEY: text.encode().decode()}) for _ in range(2)]
+    assert TaskRequest.of(copies[0]) is TaskRequest.of(copies[1])
 
 
 @pytest.mark.parametrize("ids", ["12", {"1": 2}, [-1], [1.0], [True], ["1"], [None], [1 << 31]])
 def test_label_tokens_that_are_no_token_ids_are_refused(ids):
     """A number beyond 31 bits would leave int64 in the pooler and end the engine."""
-    with pytest.raises(ValueError) as caught:
-        TaskRequest.of(params({"label_token_ids": ids}))
-    assert str(caught.value) == "label_token_ids must be a list of token ids"
+    told = "label_token_ids must be a list of token ids"
+    assert refusal({"readouts": [[ids, 0, None]]}) == told
 
 
 @pytest.mark.parametrize("tail", ["1", -1, 1.0, True, [1], 1 << 31])
 def test_a_tail_that_is_no_number_of_tokens_is_refused(tail):
-    with pytest.raises(ValueError) as caught:
-        TaskRequest.of(params({"tail": tail}))
-    assert str(caught.value) == (
-        f"tail is {reprlib.repr(tail)}, expected null or a number of tokens"
-    )
+    told = f"tail is {reprlib.repr(tail)}, expected null or a number of tokens"
+    assert refusal({"tail": tail}) == told
 
 
 @pytest.mark.parametrize("rows", [None, "1", -1, 1.0, True, MAX_LABELS + 1])
 def test_a_number_of_label_rows_that_no_task_has_is_refused(rows):
-    with pytest.raises(ValueError) as caught:
-        TaskRequest.of(params({"label_rows": rows}))
-    assert str(caught.value) == (
+    assert refusal({"readouts": [[[1], rows, None]]}) == (
         f"label_rows is {reprlib.repr(rows)}, expected a number from 0 to {MAX_LABELS}"
     )
 
@@ -152,7 +179,7 @@ def test_a_number_of_label_rows_that_no_task_has_is_refused(rows):
 @pytest.mark.parametrize(("tail", "start"), [(None, 0), (0, 9), (2, 7), (9, 0), (20, 0)])
 def test_the_tail_is_counted_from_the_end_of_the_prompt(tail, start):
     """A prompt shorter than it is adapted whole."""
-    assert TaskRequest("d", tail=tail).adaptation(9) == Adaptation(TaskKey("d"), start)
+    assert TaskRequest(TaskKey("d"), tail=tail).adaptation(9) == Adaptation(TaskKey("d"), start)
     assert TaskRequest(tail=tail).adaptation(9).task is None
 
 

@@ -7,7 +7,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import REGISTRY
 
-import ifedicl_serve.plugin.slots
+import ifedicl_serve.plugin.artifacts
 from ifedicl_serve.contract.artifact import VECTORS_FILE, load_artifact, save_artifact
 from ifedicl_serve.contract.injection import LAMBDA
 from ifedicl_serve.contract.signing import write_signature
@@ -131,12 +131,12 @@ def test_an_artifact_that_overflows_the_dtype_has_no_slot(
 
 def test_an_artifact_that_makes_a_defect_show_has_no_slot(tasks_dir, digests, logged, monkeypatch):
     """Raised in a step of the engine, an error of any kind ends it."""
-    load = ifedicl_serve.plugin.slots.load_artifact
+    load = ifedicl_serve.plugin.artifacts.load_artifact
 
     def load_but_one(folder, *others):
         return 1 / 0 if folder.name == "task1" else load(folder, *others)
 
-    monkeypatch.setattr("ifedicl_serve.plugin.slots.load_artifact", load_but_one)
+    monkeypatch.setattr("ifedicl_serve.plugin.artifacts.load_artifact", load_but_one)
     assert_unavailable(make_tables(tasks_dir), digests[1], digests[0])
     assert "division by zero" in logged.text
     assert "Traceback" in logged.text
