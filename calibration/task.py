@@ -16,8 +16,9 @@ from ifedicl_serve.contract.prompt import (
     tail_tokens,
     tokenized_labels,
 )
-from ifedicl_serve.contract.spec import Label, TaskSpec
+from ifedicl_serve.contract.spec import Extent, Label, TaskSpec
 from ifedicl_serve.contract.tokens import Prompt, token_ids
+from ifedicl_serve.errors import PromptError
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class TaskDefinition:
     def tail_tokens(self, tokenizer: Any) -> int:
         """How many tokens the template adds behind a text; those of extent `tail`."""
         return tail_tokens(tokenizer, self.prompt)
+
+    def refuse_empty_tail(self, tokenizer: Any, extent: Extent) -> None:
+        """Raise PromptError for extent `tail` if the template has nothing behind a text."""
+        if extent == "tail" and self.tail_tokens(tokenizer) == 0:
+            raise PromptError(
+                f"extent tail adapts what stands behind the text, which is nothing in template "
+                f"{self.prompt.template!r}; end it with a question, or adapt all tokens"
+            )
 
     def label_room(self, tokenizer: Any) -> int:
         """How many tokens are read beyond a text's prompt at most: those of a label, or of what

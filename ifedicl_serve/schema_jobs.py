@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ifedicl_serve.contract.spec import TaskName
+from ifedicl_serve.contract.names import TaskName
 from ifedicl_serve.contract.text import is_unicode, why_unusable
 from ifedicl_serve.schema import MAX_TEXT_CHARS, ErrorInfo
 

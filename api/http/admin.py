@@ -39,7 +39,7 @@ from api.errors import TaskRoute
 from api.http.cards import task_card
 from api.http.dependencies import Editor
 from api.http.upload import REQUEST_BODY, read_upload
-from ifedicl_serve.contract.spec import TaskName
+from ifedicl_serve.contract.names import TaskName
 from ifedicl_serve.schema import ErrorResponse, ReloadReport, TaskCard
 
 T = TypeVar("T")

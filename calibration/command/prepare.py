@@ -17,6 +17,7 @@ from calibration.command.arguments import (
     PromptOptions,
 )
 from calibration.command.parse import parse_labels, parse_layers, parse_sites, unescape
+from calibration.command.shared import shared
 from calibration.data.examples import (
     Example,
     check_labels,
@@ -45,9 +46,12 @@ def define_task(
 ) -> TaskDefinition:
     """What was typed, as a task for a model with this tokenizer. Raises PromptError."""
     try:
+        written = _chat(prompt, tokenizer) if prompt.chat else _plain(prompt, tokenizer)
+        if prompt.share_with:
+            written = shared(prompt.share_with, prompt, written, tokenizer)
         return TaskDefinition(
             prompt.name or out.name,
-            _chat(prompt, tokenizer) if prompt.chat else _plain(prompt, tokenizer),
+            written,
             tuple(Label(name=label, verbalization=words) for label, words in labels),
         )
     except ValidationError as error:
@@ -68,7 +72,7 @@ def _chat(prompt: PromptOptions, tokenizer: Any) -> PromptTemplate:
 def _plain(prompt: PromptOptions, tokenizer: Any) -> PromptTemplate:
     if prompt.user is not None or prompt.system is not None:
         raise PromptError("--system and --user are messages of a chat; add --chat")
-    if prompt.template is None and tokenizer.chat_template:
+    if prompt.template is None and not prompt.share_with and tokenizer.chat_template:
         typer.echo(
             f"prompts are plain ({TEMPLATE}), and this model has a chat template; --chat writes "
             "them in it",
@@ -119,10 +123,11 @@ def prepare_job(
     start_from: Path | None,
 ) -> Job:
     """A job that has passed every check an artifact must pass, before any time is spent on it."""
-    identity = ModelIdentity.of(source)
+    identity = ModelIdentity.of(source, tokenizer=model.tokenizer)
     shelf = Shelf.read(start_from, identity) if start_from else EMPTY
     job = Job(model, identity, task, clients, test, settings, shelf)
     task.trie(model.tokenizer)
+    task.refuse_empty_tail(model.tokenizer, settings.extent)
     try:
         task_spec(job)
     except ValidationError as error:

@@ -4,6 +4,7 @@
         for result in client.classify("banking", ["I forgot my PIN"]):
             print(result.label, result.score)
 
+A list of tasks in place of "banking" gives a result per text and task.
 `ifedicl_serve.client.sklearn` has the same as a scikit-learn classifier.
 """
 
@@ -25,7 +26,15 @@ from ifedicl_serve.client.errors import (
     TaskNotMadeError,
     UnprocessableEntityError,
 )
-from ifedicl_serve.schema import Classification, LabelScore, RefusedTask, TaskCard, TaskSummary
+from ifedicl_serve.schema import (
+    Classification,
+    LabelScore,
+    RefusedTask,
+    TaskCard,
+    TaskClassification,
+    TaskError,
+    TaskSummary,
+)
 from ifedicl_serve.schema_jobs import Job, TaskReport
 
 __all__ = [
@@ -49,6 +58,8 @@ __all__ = [
     "RateLimitError",
     "RefusedTask",
     "TaskCard",
+    "TaskClassification",
+    "TaskError",
     "TaskNotMadeError",
     "TaskReport",
     "TaskSummary",

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import Site, TensorName
+from ifedicl_serve.contract.names import TaskName
 from ifedicl_serve.contract.prompt import PromptTemplate
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -22,8 +23,6 @@ ReadoutKind = Literal["none", "bias", "head"]
 COEFFICIENTS: frozenset[TensorName] = frozenset({"context_vector", "coefficients"})
 CHANNELS: frozenset[TensorName] = frozenset({"scale", "shift"})
 READOUT: frozenset[TensorName] = frozenset({"bias", "sharpness"})
-
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
 class Label(BaseModel):

@@ -19,8 +19,8 @@ from ifedicl_serve.contract.artifact import (
     read_spec,
     refuse_occupied,
 )
+from ifedicl_serve.contract.names import TaskName
 from ifedicl_serve.contract.signing import SIGNATURE_FILE, read_signature
-from ifedicl_serve.contract.spec import TaskName
 from ifedicl_serve.errors import (
     ArtifactError,
     FolderError,

@@ -162,15 +162,20 @@ def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:
 
 @lru_cache(maxsize=1)
 def _model(name: str, machine: Machine) -> HookedModel:
-    return open_model(name, machine, logger.info)
+    return open_model(name, machine, logger.info, _tokenizer(name))
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(name: str) -> Any:
+    return load_tokenizer(name)
 
 
 @lru_cache(maxsize=1)
 def _reader(name: str) -> tuple[Any, int]:
     """A model's tokenizer, and how many tokens it reads."""
-    return load_tokenizer(name), longest_prompt(AutoConfig.from_pretrained(name))
+    return _tokenizer(name), longest_prompt(AutoConfig.from_pretrained(name))
 
 
 @lru_cache(maxsize=1)
 def _identity(name: str) -> ModelIdentity:
-    return ModelIdentity.of(name)
+    return ModelIdentity.of(name, tokenizer=_tokenizer(name))

@@ -12,8 +12,9 @@ from calibration.settings import Settings, SiteFit
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES, Site
+from ifedicl_serve.contract.names import TaskName
 from ifedicl_serve.contract.prompt import PromptTemplate
-from ifedicl_serve.contract.spec import MAX_LABELS, Extent, Label, TaskName
+from ifedicl_serve.contract.spec import MAX_LABELS, Extent, Label
 from ifedicl_serve.errors import FederationError, IFedICLError
 
 PROTOCOL: Literal[3] = 3

@@ -63,6 +63,17 @@ def test_whatever_is_sent_the_answer_is_a_documented_one(case, url):
     case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)
 
 
+@schema.include(path="/v1/tasks", method="POST").parametrize()
+@fuzzing
+def test_a_task_of_examples_that_can_be_made(case, url):
+    """Made-up examples make no task: here only the rest is made up."""
+    if isinstance(case.body, dict):
+        examples = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(4)]
+        case.body = {**case.body, "examples": examples}
+    case.headers = {**(case.headers or {}), "Authorization": f"Bearer {KEY}"}
+    case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)
+
+
 @schema.include(path="/v1/classify").parametrize()
 @fuzzing
 def test_classify_with_a_task_that_exists(case, url):

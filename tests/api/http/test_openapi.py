@@ -75,6 +75,8 @@ def test_the_path_of_vllm_is_not_documented_twice(client):
     assert sorted(paths) == [
         "/ready",
         "/v1/classify",
+        "/v1/jobs",
+        "/v1/jobs/{id}",
         "/v1/tasks",
         "/v1/tasks/{name}",
         "/v1/tasks/{name}/fitted",

@@ -46,7 +46,7 @@ def test_a_job_is_followed_until_its_task_serves(client):
 
 def test_what_is_said_of_a_task_is_what_a_person_needs(client):
     rows = examples(each=24)
-    rows[0] = {"text": rows[0]["text"], "label": "loan"}  # a card text, mislabelled
+    rows[0]["label"] = "loan"
     report = create(client, examples=rows, fit="head", wait=True).json()["report"]
     assert (report["rung"], report["examples"]) == ("head", 72)
     assert [one["examples"] for one in report["labels"]] == [23, 24, 25]
@@ -60,8 +60,6 @@ def test_what_is_said_of_a_task_is_what_a_person_needs(client):
     assert report["adapted"]["accuracy"] == pytest.approx(right / 72, abs=1e-5)
     wrong = sum(pair["examples"] for pair in report["confused"])
     assert wrong == pytest.approx(72 - right, abs=1e-3)
-    (suspect,) = [one for one in report["suspects"] if one["index"] == 0]
-    assert (suspect["label"], suspect["predicted"]) == ("loan", "card")
     assert rows[0]["text"] not in str(report)
     assert report["warnings"] == []
 
