@@ -23,18 +23,18 @@ from calibration.federation.wire.messages import (
     told_name,
 )
 from calibration.federation.wire.sums import FITS, asked_of, noisy_of, statistics_of, theta_of
-from calibration.ladder import LADDER, Rung, private_rung, rungs_of
+from calibration.ladder import LADDER, private_rung, rungs_of
 from calibration.model.sites import injection_of
 from calibration.privacy.readout import PrivateReader, PrivateRows
-from calibration.readout.noisy import STEPS
-from calibration.readout.reader import Readers
-from calibration.readout.stack import Asked
-from calibration.readout.statistics import Doubles, Statistics
+from calibration.readout.noisy import STEPS, NoisySums
 from calibration.settings import SiteFit
-from calibration.stages.read import Read
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
+from ifedicl_serve.fitting.reader import Read, Readers
+from ifedicl_serve.fitting.rungs import Rung
+from ifedicl_serve.fitting.stack import Asked
+from ifedicl_serve.fitting.statistics import Doubles, Statistics
 
 RUNGS = {rung.name: rung for rung in LADDER}
 
@@ -153,8 +153,12 @@ class Question:
     def taught_private_reader(self) -> PrivateReader:
         """The same, once it has learnt what all clients' noisy sums add up to."""
         fit = private_rung(self.invitation.settings).fit
+
+        def sums() -> NoisySums:
+            return noisy_of(self.memory.arrays(told_name(SUMS, fit)), self.invitation)
+
         reader = self.private_reader()
-        reader.learn(noisy_of(self.memory.arrays(told_name(SUMS, fit)), self.invitation))
+        self.memory.teach(fit, reader, sums)
         return reader
 
     def step(self) -> int:
