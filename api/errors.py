@@ -95,7 +95,7 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 def _response_to_ours(error: Exception) -> Response:
     wait = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
-    return error_response(_status_of(error), str(error), headers=wait)
+    return error_response(status_of(error), str(error), headers=wait)
 
 
 def error_response(
@@ -104,14 +104,25 @@ def error_response(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """An error in OpenAI's shape; its type is the status in CamelCase, as in vLLM."""
-    kind = status.phrase.title().replace(" ", "")
-    kind = kind if kind.endswith("Error") else f"{kind}Error"
-    info = ErrorInfo(message=message, type=kind, param=param, code=status.value)
+    """An error in OpenAI's shape."""
+    info = _info(status, message, param)
     return JSONResponse(ErrorResponse(error=info).model_dump(), status.value, headers)
 
 
-def _status_of(error: Exception) -> HTTPStatus:
+def error_info(error: IFedICLError) -> ErrorInfo:
+    """What is said of an error that is a part of an answer."""
+    return _info(status_of(error), str(error))
+
+
+def _info(status: HTTPStatus, message: str, param: str | None = None) -> ErrorInfo:
+    """Its type is the status in CamelCase, as in vLLM."""
+    kind = status.phrase.title().replace(" ", "")
+    kind = kind if kind.endswith("Error") else f"{kind}Error"
+    return ErrorInfo(message=message, type=kind, param=param, code=status.value)
+
+
+def status_of(error: Exception) -> HTTPStatus:
+    """What an error is answered with."""
     for kind, status in STATUS_OF.items():
         if isinstance(error, kind):
             return status

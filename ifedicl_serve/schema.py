@@ -2,27 +2,48 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from ifedicl_serve.contract.text import why_unusable
 
 MAX_BATCH = 2048  # as OpenAI's embeddings endpoint
 MAX_TEXT_CHARS = 1 << 20  # a quarter of a million tokens, and about a second to tokenise
-MAX_SCORES = 1 << 18  # of one request: texts times labels
+MAX_SCORES = 1 << 18  # of one request: texts times labels, of all its tasks
+MAX_TASKS = 256  # of one request
+MAX_RESULTS = 1 << 14  # of one request: texts times tasks, as each may be an error with its words
+MAX_NAME_CHARS = 128  # of a task
+ALL = "*"  # no task's name
 
 
 class ClassifyRequest(BaseModel):
-    """One text or a list of texts, to be classified by one task."""
+    """One text or a list of texts, to be classified by one task (`task`) or by several
+    (`tasks`)."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     task: Annotated[
-        str,
+        str | None,
         Field(
             validation_alias=AliasChoices("model", "task"),
             description="Name of a task listed by `GET /v1/tasks`; may be sent as `model`.",
         ),
-    ]
+    ] = None
+    tasks: Annotated[
+        Literal["*"] | Annotated[list[str], Field(max_length=MAX_TASKS)] | None,
+        Field(
+            validate_default=True,
+            description='In place of `task`: names of several, or "*" for all that the key may '
+            "use. Every text is classified by each of them, and what they share of its prompt is "
+            "computed once.",
+        ),
+    ] = None
     input: str | list[str]
     top_k: Annotated[
         int | None, Field(ge=1, description="Return only the k best labels; all if absent.")
@@ -45,6 +66,39 @@ class ClassifyRequest(BaseModel):
             "injection, to compare with."
         ),
     ] = True
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _names_differ(cls, value: Any) -> Any:
+        """One message for all that can be wrong, where a union would give one per branch."""
+        if value is None or value == ALL:
+            return value
+        if not isinstance(value, list):
+            seen = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+            raise ValueError(f'is {seen}, expected a list of names, or "*" for all there are')
+        if not 1 <= len(value) <= MAX_TASKS:
+            raise ValueError(f"{len(value)} tasks, expected 1 to {MAX_TASKS}")
+        for index, name in enumerate(value):
+            if not isinstance(name, str):
+                raise ValueError(f"task {index} is a {type(name).__name__}, expected its name")
+            if len(name) > MAX_NAME_CHARS:
+                raise ValueError(
+                    f"task {index} has {len(name)} characters, names have at most {MAX_NAME_CHARS}"
+                )
+            if name in value[:index]:
+                raise ValueError(f"task {index} repeats {name!r}; name each once")
+        return value
+
+    @field_validator("tasks")
+    @classmethod
+    def _one_of_both(cls, value: Any, known: ValidationInfo) -> Any:
+        if "task" in known.data and (known.data["task"] is None) == (value is None):
+            raise ValueError(
+                "neither `task` nor `tasks` is given, expected one of them"
+                if value is None
+                else "`task` (or `model`) and `tasks` are both given, expected one of them"
+            )
+        return value
 
     @field_validator("input", mode="before")
     @classmethod
@@ -70,6 +124,11 @@ class ClassifyRequest(BaseModel):
     def texts(self) -> list[str]:
         return [self.input] if isinstance(self.input, str) else self.input
 
+    @property
+    def names_one(self) -> bool:
+        """Whether it is for one task alone, whose error is then that of the request."""
+        return self.tasks is None
+
 
 class LabelScore(BaseModel):
     """A label and its probability."""
@@ -89,14 +148,42 @@ class Classification(BaseModel):
     prompt_tokens: int
 
 
+class TaskClassification(Classification):
+    """The result for one input by one of several tasks."""
+
+    task: str
+    task_digest: str
+
+
+class ErrorInfo(BaseModel):
+    """The error object of OpenAI and vLLM."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: int
+
+
+class TaskError(BaseModel):
+    """Why one of several tasks has no result for an input: what a request for it alone would have
+    been answered with."""
+
+    object: Literal["error"] = "error"
+    index: int
+    task: str
+    error: ErrorInfo
+
+
 class PromptTokensDetails(BaseModel):
-    """How many prompt tokens were served from the prefix cache."""
+    """How many prompt tokens were not computed for the result that they are of: they were in the
+    prefix cache, or computed for another result of the same request."""
 
     cached_tokens: int
 
 
 class Usage(BaseModel):
-    """Tokens of all inputs, as OpenAI counts them."""
+    """Tokens of all results, as OpenAI counts them: each has its whole prompt, also where several
+    tasks share one. Computed were `prompt_tokens` less the cached ones."""
 
     prompt_tokens: int
     total_tokens: int
@@ -113,6 +200,21 @@ class ClassifyResponse(BaseModel):
     task_digest: str
     adapted: bool
     data: list[Classification]
+    usage: Usage
+
+
+TaskResult = Annotated[TaskClassification | TaskError, Field(discriminator="object")]
+
+
+class ClassifyTasksResponse(BaseModel):
+    """A result, or an error in its place, per input and task: the first input's in the order of
+    the tasks, then the second's."""
+
+    id: str
+    object: Literal["list"] = "list"
+    created: int
+    adapted: bool
+    data: list[TaskResult]
     usage: Usage
 
 
@@ -264,15 +366,6 @@ class ReloadReport(BaseModel):
 
     object: Literal["reload"] = "reload"
     changed: dict[str, str]
-
-
-class ErrorInfo(BaseModel):
-    """The error object of OpenAI and vLLM."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: int
 
 
 class ErrorResponse(BaseModel):

@@ -1,15 +1,27 @@
 """Classification, as one path: prompts, label scores, probabilities. Knows no HTTP and no vLLM."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from api.classify.encoder import PromptEncoder
-from api.classify.engine import LabelEngine, trie_scores
+from api.classify.encoder import Encoded, PromptEncoder
+from api.classify.engine import LabelEngine, TokenScores, group_requests, trie_scores
 from api.classify.threads import EncoderThreads
 from api.classify.together import all_or_none
+from api.observe.context import name_request
+from ifedicl_serve.errors import (
+    IFedICLError,
+    InputError,
+    TaskUnavailableError,
+    TextTooLongError,
+)
 from ifedicl_serve.tasks.task import Task
+
+Group = list[int]  # the places of its tasks in a request
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,9 @@ class Scored:
     cached_tokens: int
 
 
+Outcome = Scored | IFedICLError
+
+
 class Classifier:
     """Classifies texts by tasks on one engine."""
 
@@ -29,19 +44,95 @@ class Classifier:
         self.encoder = EncoderThreads(prompts)
 
     async def classify(
-        self, task: Task, texts: list[str], truncate: bool = False, adapted: bool = True
-    ) -> list[Scored]:
-        """Score every text, in order. Raises InputError or TaskUnavailableError for all of them.
+        self,
+        tasks: Sequence[Task],
+        texts: list[str],
+        truncate: bool = False,
+        adapted: bool = True,
+        all_fit: bool = False,
+    ) -> list[list[Outcome]]:
+        """What each task answers to each text, [texts][tasks]; an error is in its own place alone.
 
-        Every prompt is checked before the engine sees the first. Unadapted is the base model's
-        answer to the same prompts.
+        With `all_fit` the first text that is too long is raised instead, before the engine sees
+        any. Unadapted is the base model's answer to the same prompts.
+
+        All requests are with the engine together, a text's side by side: what their prompts share
+        is computed once.
         """
-        if adapted:
-            self.engine.refuse(task)
-        prompts = await self.encoder.encode(task, texts, truncate)
-        return await all_or_none(self._score(task, prompt, adapted) for prompt in prompts)
+        prompts = await self.encoder.encode(tasks, texts, truncate)
+        if all_fit:
+            _refuse_too_long(prompts)
+        groups = self._groups(tasks, adapted)
+        answered = await all_or_none(
+            self._score([tasks[place] for place in group], row[group[0]], adapted)
+            for row in prompts
+            for group in groups
+        )
+        return [
+            _placed(groups, answered[start : start + len(groups)])
+            for start in range(0, len(answered), len(groups))
+        ]
 
-    async def _score(self, task: Task, prompt: list[int], adapted: bool) -> Scored:
-        (scores,) = await trie_scores(self.engine, [task], prompt, adapted)
-        probabilities = task.read_out(scores.log_probs, scores.row_scores, adapted)
-        return Scored(probabilities, len(prompt), scores.cached_tokens)
+    def requests(self, tasks: Sequence[Task], adapted: bool) -> int:
+        """How often the engine is asked about a text: once for each node of a task's label trie,
+        and for tasks that share a prompt once for all of them, as far as one request holds them."""
+        return sum(
+            len(group_requests([tasks[place] for place in group], adapted))
+            for group in self._groups(tasks, adapted)
+        )
+
+    def _groups(self, tasks: Sequence[Task], adapted: bool) -> list[Group]:
+        """Tasks that are answered together: their prompts are equal and adapted by none."""
+        groups: dict[Any, Group] = {}
+        for place, task in enumerate(tasks):
+            alone = adapted and (task.adapts or self._refusal(task) is not None)
+            key = self.encoder.prompts.key(task), place if alone else None
+            groups.setdefault(key, []).append(place)
+        return list(groups.values())
+
+    def _refusal(self, task: Task) -> InputError | None:
+        """Why this engine cannot answer a task, adapted."""
+        try:
+            self.engine.refuse(task)
+        except InputError as error:
+            return error
+        return None
+
+    async def _score(self, tasks: list[Task], prompt: Encoded, adapted: bool) -> list[Outcome]:
+        """What a group's tasks answer to one prompt."""
+        if isinstance(prompt, TextTooLongError):
+            return [prompt] * len(tasks)
+        if adapted and (refusal := self._refusal(tasks[0])) is not None:  # then it is alone
+            return [refusal]
+        name_request([task.name for task in tasks])
+        scores = await trie_scores(self.engine, tasks, prompt, adapted)
+        return _read_out(tasks, scores, len(prompt), adapted)
+
+
+def _read_out(
+    tasks: list[Task], scores: list[TokenScores], prompt_tokens: int, adapted: bool
+) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    cached = scores[0].cached_tokens
+    for task, of_task in zip(tasks, scores, strict=True):
+        try:
+            probabilities = task.read_out(of_task.log_probs, of_task.row_scores, adapted)
+        except TaskUnavailableError as error:
+            outcomes.append(error)
+        else:
+            outcomes.append(Scored(probabilities, prompt_tokens, cached))
+            cached = prompt_tokens  # nothing was computed for the next one
+    return outcomes
+
+
+def _refuse_too_long(prompts: list[list[Encoded]]) -> None:
+    for prompt in chain.from_iterable(prompts):
+        if isinstance(prompt, TextTooLongError):
+            raise prompt
+
+
+def _placed(groups: list[Group], answered: list[list[Outcome]]) -> list[Outcome]:
+    """Of one text, what its groups answered in the order of the tasks."""
+    places = chain.from_iterable(groups)
+    by_place = dict(zip(places, chain.from_iterable(answered), strict=True))
+    return [by_place[place] for place in sorted(by_place)]

@@ -1,10 +1,20 @@
 """Text to prompt token ids that fit the model's context."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ifedicl_serve.contract.tokens import guarded
 from ifedicl_serve.errors import TextTooLongError
 from ifedicl_serve.tasks.task import Task
+
+Encoded = list[int] | TextTooLongError  # of a text that does not fit, why
+
+
+class PromptKey(NamedTuple):
+    """What a prompt follows from, beside its text."""
+
+    head: str
+    tail: str
+    limit: int
 
 
 class PromptEncoder:
@@ -16,6 +26,10 @@ class PromptEncoder:
     def __init__(self, tokenizer: Any, max_model_len: int) -> None:
         self.tokenizer = guarded(tokenizer)
         self.max_model_len = max_model_len
+
+    def key(self, task: Task) -> PromptKey:
+        """Tasks with equal keys have equal prompts, whatever the text."""
+        return PromptKey(task.spec.prompt.head, task.spec.prompt.tail, self._limit(task))
 
     def encode(self, task: Task, text: str, truncate: bool) -> list[int]:
         """Prompt token ids, leaving room for the longest label path.
@@ -29,28 +43,27 @@ class PromptEncoder:
         while len(ids) > limit:
             if not truncate:
                 raise TextTooLongError(
-                    f"the prompt for this text has {len(ids)} tokens, but task {task.name!r} on "
-                    f"this model takes at most {limit}; shorten the text or send "
-                    '"truncate": true (--truncate of `ifedicl classify`)'
+                    f"the prompt for this text has {len(ids)} tokens, but its task takes at most "
+                    f'{limit} on this model; shorten the text or send "truncate": true '
+                    "(--truncate of `ifedicl classify`)"
                 )
-            text = self._shortened(text, len(ids) - limit, task)
+            text = self._shortened(text, len(ids) - limit)
             (ids,) = self.tokenizer.ids([prompt.render(text)])
         return ids
 
-    def encode_all(
-        self, task: Task, texts: list[str], truncate: bool
-    ) -> list[list[int] | TextTooLongError]:
+    def encode_all(self, task: Task, texts: list[str], truncate: bool) -> list[Encoded]:
         """As `encode` for many texts, tokenised together; an error in the place of its text."""
         if not texts:
             return []
         limit = self._limit(task)
         prompts = [task.spec.prompt.render(text) for text in texts]
         return [
-            ids if len(ids) <= limit else self._fitted(task, text, truncate)
+            ids if len(ids) <= limit else self.encode_or_error(task, text, truncate)
             for text, ids in zip(texts, self.tokenizer.ids(prompts), strict=True)
         ]
 
-    def _fitted(self, task: Task, text: str, truncate: bool) -> list[int] | TextTooLongError:
+    def encode_or_error(self, task: Task, text: str, truncate: bool) -> Encoded:
+        """As `encode`, with an error in place of a text that does not fit."""
         try:
             return self.encode(task, text, truncate)
         except TextTooLongError as error:
@@ -60,14 +73,14 @@ class PromptEncoder:
         """Tokens a prompt may have."""
         return self.max_model_len - max(len(node.path) for node in task.trie.nodes)
 
-    def _shortened(self, text: str, surplus: int, task: Task) -> str:
+    def _shortened(self, text: str, surplus: int) -> str:
         """The text without its last `surplus` tokens."""
         starts = self.tokenizer.starts(text)
         # Cut before the first surplus token: several byte tokens may spell one character.
         end = starts[-surplus] if surplus < len(starts) else 0
         if end == 0:
             raise TextTooLongError(
-                f"the template of task {task.name!r} alone fills the context of "
-                f"{self.max_model_len} tokens; serve with a larger --max-model-len"
+                f"the task's template alone fills the context of {self.max_model_len} tokens; "
+                "serve with a larger --max-model-len"
             )
         return text[:end]

@@ -274,9 +274,10 @@ def new_request_id() -> str:
 
 
 def task_of(request_id: str | None) -> str | None:
-    """The task in an engine request's id; None if it is no classification of this process."""
+    """The task in an engine request's id, the first of those that share it; None if it is no
+    classification of this process."""
     kind, _, rest = (request_id or "").partition(":")
-    return rest.partition(":")[0] if kind == CLASSIFY else None
+    return rest.partition(":")[0].partition("+")[0] if kind == CLASSIFY else None
 
 
 async def _last(outputs: AsyncIterator[Any]) -> Any:

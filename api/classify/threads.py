@@ -1,11 +1,11 @@
 """Texts are tokenised in threads, as many requests at once; the tokenizer is Rust's."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import takewhile
 from threading import Event
 
-from api.classify.encoder import PromptEncoder
+from api.classify.encoder import Encoded, PromptEncoder, PromptKey
 from ifedicl_serve.tasks.task import Task
 
 ENCODERS = 4  # requests tokenised at once
@@ -19,14 +19,16 @@ class EncoderThreads:
         # Not the event loop's own threads, which vLLM stops the server with.
         self._threads = ThreadPoolExecutor(ENCODERS, thread_name_prefix="ifedicl-encode")
 
-    async def encode(self, task: Task, texts: list[str], truncate: bool) -> list[list[int]]:
-        """The texts' prompts. Raises TextTooLongError for the first that does not fit.
+    async def encode(
+        self, tasks: Sequence[Task], texts: list[str], truncate: bool
+    ) -> list[list[Encoded]]:
+        """The texts' prompts, [texts][tasks], each made once for all tasks whose prompts are equal.
 
         Cancelled, it ends only when the thread has: what a thread still works on counts as in
         flight.
         """
         dropped = Event()
-        work = self._threads.submit(self._encode, task, texts, truncate, dropped)
+        work = self._threads.submit(self._encode, tasks, texts, truncate, dropped)
         encoding = asyncio.wrap_future(work)
         try:
             return await asyncio.shield(encoding)
@@ -37,7 +39,16 @@ class EncoderThreads:
             raise
 
     def _encode(
-        self, task: Task, texts: list[str], truncate: bool, dropped: Event
-    ) -> list[list[int]]:
-        wanted = takewhile(lambda _: not dropped.is_set(), texts)
-        return [self.prompts.encode(task, text, truncate) for text in wanted]
+        self, tasks: Sequence[Task], texts: list[str], truncate: bool, dropped: Event
+    ) -> list[list[Encoded]]:
+        keys = [self.prompts.key(task) for task in tasks]
+        prompts: list[list[Encoded]] = []
+        for text in texts:
+            made: dict[PromptKey, Encoded] = {}
+            for key, task in zip(keys, tasks, strict=True):
+                if dropped.is_set():
+                    return prompts
+                if key not in made:
+                    made[key] = self.prompts.encode_or_error(task, text, truncate)
+            prompts.append([made[key] for key in keys])
+        return prompts

@@ -1,19 +1,18 @@
 """`POST /v1/classify`: the path of a request."""
 
-import asyncio
-
 from fastapi import APIRouter, Request, Response
 
-from api.access.allowed import VisibleTasks, find_task
-from api.classify.classifier import Classifier, Scored
-from api.errors import TaskRoute
+from api.classify.classifier import Scored
+from api.errors import TaskRoute, status_of
 from api.http.answer import answer
+from api.http.answers import AllAnswers, ask, refuse_unanswered
+from api.http.asked import find_tasks, refuse_too_many
 from api.http.dependencies import ERRORS, AdmissionDep, ClassifierDep, Options, Tasks
 from api.limits.deadline import answer_in_time
 from api.observe import metrics
 from api.observe.context import current_request
-from ifedicl_serve.errors import InputError, TaskNotFoundError, TaskUnavailableError
-from ifedicl_serve.schema import MAX_SCORES, ClassifyRequest, ClassifyResponse
+from ifedicl_serve.errors import TaskNotFoundError
+from ifedicl_serve.schema import ClassifyRequest, ClassifyResponse, ClassifyTasksResponse
 from ifedicl_serve.tasks.task import Task
 
 router = APIRouter(route_class=TaskRoute, tags=["tasks"])
@@ -25,7 +24,9 @@ async def classify_elsewhere() -> None:
     raise TaskNotFoundError("no tasks are served here; send the request to /v1/classify")
 
 
-@router.post("/v1/classify", response_model=ClassifyResponse, responses=ERRORS)
+@router.post(
+    "/v1/classify", response_model=ClassifyResponse | ClassifyTasksResponse, responses=ERRORS
+)
 async def classify(
     body: ClassifyRequest,
     request: Request,
@@ -34,43 +35,36 @@ async def classify(
     admission: AdmissionDep,
     options: Options,
 ) -> Response:
-    """Classify one text or a list of texts with a task."""
-    task = await find_task(tasks, body.task)
-    _refuse_too_many_scores(task, body)
-    current_request().about(task.name, len(body.texts))
-    with admission.hold(len(body.texts) * len(task.trie.nodes)):
-        work = _by_who_serves(task, tasks, classifier, body)
-        task, scored = await answer_in_time(work, request, options.seconds(body.timeout))
-    _count(task, scored, body.adapted)
-    return answer(task, scored, body)
+    """Classify one text or a list of texts with a task, or with several at once.
+
+    With `task` the first error is the answer. With `tasks` each result is of one text and task, and
+    has an error in its place if there is none; if there is no result at all, the answer is one of
+    those errors: the first of the highest status.
+    """
+    found = await find_tasks(tasks, body)
+    refuse_too_many(found, len(body.texts))
+    served = [task for task in found.values() if isinstance(task, Task)]
+    current_request().about([task.name for task in served], len(body.texts))
+    with admission.hold(len(body.texts) * classifier.requests(served, body.adapted)):
+        work = ask(found, tasks, classifier, body)
+        answers = await answer_in_time(work, request, options.seconds(body.timeout))
+    refuse_unanswered(answers, body)
+    _count(answers, body.adapted)
+    return answer(answers, body)
 
 
-def _refuse_too_many_scores(task: Task, body: ClassifyRequest) -> None:
-    """All labels are scored, however many of them are returned (`top_k`)."""
-    texts, labels = len(body.texts), len(task.spec.labels)
-    if texts * labels > MAX_SCORES:
-        raise InputError(
-            f"{texts} texts with {labels} labels each make {texts * labels} scores, expected at "
-            f"most {MAX_SCORES}; send fewer texts at once"
-        )
+def _count(answers: AllAnswers, adapted: bool) -> None:
+    """What tasks did, and what they failed to do."""
+    for of_one in answers.values():
+        if of_one.task is None or not of_one.scored:
+            name, error = of_one.task.name if of_one.task else "", of_one.errors[0]
+            current_request().lost[name] = status_of(error).value, type(error).__name__
+        elif adapted:
+            _count_texts(of_one.task, of_one.scored)
 
 
-async def _by_who_serves(
-    task: Task, tasks: VisibleTasks, classifier: Classifier, body: ClassifyRequest
-) -> tuple[Task, list[Scored]]:
-    """The scores, and the task that gave them: another version if it was replaced meanwhile."""
-    asked = body.texts, body.truncate, body.adapted
-    try:
-        return task, await classifier.classify(task, *asked)
-    except TaskUnavailableError:  # replaced before a worker needed it, perhaps
-        task = await asyncio.to_thread(tasks.successor, task)
-        return task, await classifier.classify(task, *asked)
-
-
-def _count(task: Task, scored: list[Scored], adapted: bool) -> None:
+def _count_texts(task: Task, scored: list[Scored]) -> None:
     """Texts that a task classified."""
-    if not adapted:
-        return
     metrics.TEXTS.labels(task.name).inc(len(scored))
     metrics.PROMPT_TOKENS.labels(task.name).inc(sum(result.prompt_tokens for result in scored))
     metrics.CACHED_TOKENS.labels(task.name).inc(sum(result.cached_tokens for result in scored))

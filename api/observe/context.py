@@ -4,9 +4,9 @@ Set by the outermost middleware; a context variable, because vLLM's own serving 
 request on to the places that need it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from starlette.routing import get_route_path
@@ -23,13 +23,21 @@ class RequestContext:
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] | None = None  # names or globs of tasks; None: every task
     asked: TaskRequest | None = None  # of the engine, by a request that generates under a task
-    task: str = ""  # the name of a task that exists
+    tasks: tuple[str, ...] = ()  # the names of tasks that exist
     texts: int = 0
     error: str = ""  # the kind of error it is answered with
+    # Of each task that answers nothing, though others do ("": of names that are no task's), the
+    # status and the kind of its error.
+    lost: dict[str, tuple[int, str]] = field(default_factory=dict)
 
-    def about(self, task: str, texts: int) -> None:
-        """It asks for so many texts to be classified by a task."""
-        self.task, self.texts = task, texts
+    def about(self, tasks: Sequence[str], texts: int) -> None:
+        """It asks for so many texts to be classified by tasks."""
+        self.tasks, self.texts = tuple(tasks), texts
+
+    @property
+    def task(self) -> str:
+        """The first task, and how many more there are."""
+        return in_short(self.tasks, 1)
 
 
 _current: ContextVar[RequestContext] = ContextVar("ifedicl_request")
@@ -43,6 +51,17 @@ def current_request() -> RequestContext:
 def enter_request(context: RequestContext) -> None:
     """Make it the current one for this asyncio task and those it starts."""
     _current.set(context)
+
+
+def name_request(tasks: Sequence[str]) -> None:
+    """What is asked of the engine from here on, in this asyncio task, is for these."""
+    enter_request(replace(current_request(), tasks=tuple(tasks)))
+
+
+def in_short(tasks: Sequence[str], most: int) -> str:
+    """Names as one word: `a,b+14`. Neither sign is in a task's name."""
+    more = len(tasks) - most
+    return ",".join(tasks[:most]) + (f"+{more}" if more > 0 else "")
 
 
 def path_of(scope: Scope) -> str:

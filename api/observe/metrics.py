@@ -37,8 +37,10 @@ TASKS = Gauge("ifedicl:tasks", "Artifacts by status.", ["status"], multiprocess_
 
 
 def count_request(context: RequestContext, status: int, seconds: float) -> None:
-    """A classify request that ended, well or not."""
-    REQUESTS.labels(context.task, str(status)).inc()
-    LATENCY.labels(context.task).observe(seconds)
-    if status >= 400:
-        ERRORS.labels(context.task, context.error or "Error").inc()
+    """A classify request that ended, well or not: counted for each of its tasks."""
+    for task in dict.fromkeys((*context.tasks, *context.lost)) or ("",):
+        of_task, kind = context.lost.get(task, (status, context.error or "Error"))
+        REQUESTS.labels(task, str(of_task)).inc()
+        LATENCY.labels(task).observe(seconds)
+        if of_task >= 400:
+            ERRORS.labels(task, kind).inc()

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.observe import metrics
-from api.observe.context import RequestContext, enter_request, path_of
+from api.observe.context import RequestContext, enter_request, in_short, path_of
 
 logger = logging.getLogger("vllm.ifedicl.access")
 
@@ -28,6 +28,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 LONGEST_PATH = 256
+TASKS_SHOWN = 8
 TRACE_HEADERS = ("traceparent", "tracestate")
 RETRY_AFTER_S = "1"  # where whoever answered 429 or 503 did not say
 NO_RESPONSE = 499  # nginx's, for a client that did not wait
@@ -90,9 +91,10 @@ def _log(scope: Scope, context: RequestContext, status: int, seconds: float) -> 
         "status": status,
         "duration_ms": round(seconds * 1000, 1),
         "request_id": context.id,
-        "task": context.task,
+        "task": in_short(context.tasks, TASKS_SHOWN),
         "texts": context.texts,
         "error": context.error,
+        "lost": in_short([task for task in context.lost if task], TASKS_SHOWN),
     }
     shown = {name: value for name, value in fields.items() if value not in ("", 0)}
     logger.info("%s", " ".join(f"{name}={value}" for name, value in shown.items()), extra=shown)

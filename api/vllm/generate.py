@@ -62,7 +62,7 @@ class TaskServing:
         from vllm.exceptions import GenerationError
 
         task = await find_task(visible_tasks(self.registry), name or "")
-        context.task = task.name
+        context.tasks = (task.name,)
         if request.use_beam_search:
             raise InputError(
                 "beam search asks for each token with a prompt of its own, in which a task's tail "

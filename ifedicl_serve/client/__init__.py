@@ -4,6 +4,7 @@
         for result in client.classify("banking", ["I forgot my PIN"]):
             print(result.label, result.score)
 
+A list of tasks in place of "banking" gives a result per text and task.
 `ifedicl_serve.client.sklearn` has the same as a scikit-learn classifier.
 """
 
@@ -24,7 +25,15 @@ from ifedicl_serve.client.errors import (
     RateLimitError,
     UnprocessableEntityError,
 )
-from ifedicl_serve.schema import Classification, LabelScore, RefusedTask, TaskCard, TaskSummary
+from ifedicl_serve.schema import (
+    Classification,
+    LabelScore,
+    RefusedTask,
+    TaskCard,
+    TaskClassification,
+    TaskError,
+    TaskSummary,
+)
 
 __all__ = [
     "APIConnectionError",
@@ -46,6 +55,8 @@ __all__ = [
     "RateLimitError",
     "RefusedTask",
     "TaskCard",
+    "TaskClassification",
+    "TaskError",
     "TaskSummary",
     "UnprocessableEntityError",
 ]

@@ -11,11 +11,15 @@ from ifedicl_serve.client.errors import APIResponseError, APIStatusError
 from ifedicl_serve.client.retry import Exchange, Retries
 from ifedicl_serve.contract.text import is_unicode
 from ifedicl_serve.schema import (
+    ALL,
     MAX_BATCH,
+    MAX_RESULTS,
     Classification,
     ClassifyResponse,
+    ClassifyTasksResponse,
     RefusedTask,
     TaskCard,
+    TaskError,
     TaskList,
     TaskSummary,
 )
@@ -23,6 +27,7 @@ from ifedicl_serve.schema import (
 M = TypeVar("M", bound=BaseModel)
 SHOWN = 200  # characters of a text in an error
 Build = Callable[..., httpx.Request]  # as httpx.Client.build_request
+Result = Classification | TaskError
 
 
 class Calls:
@@ -37,17 +42,17 @@ class Calls:
 
     def classify(
         self,
-        task: str,
+        tasks: str | Sequence[str],
         texts: str | Sequence[str],
         top_k: int | None,
         truncate: bool,
         adapted: bool,
-    ) -> list[Exchange[list[Classification]]]:
+    ) -> list[Exchange[list[Result]]]:
         """One exchange per batch of texts, in order; fields are sent only if they say something.
 
         Raises ValueError for a string that no request can hold.
         """
-        options: dict[str, Any] = {"task": task}
+        options, names = _of_tasks(tasks)
         if top_k is not None:
             options["top_k"] = top_k
         if truncate:
@@ -55,27 +60,31 @@ class Calls:
         if not adapted:
             options["adapted"] = False
         texts = [texts] if isinstance(texts, str) else list(texts)
-        _refuse_halves(task, "the task's name")
+        for name in names:
+            _refuse_halves(name, "the task's name")
         for index, text in enumerate(texts):
             _refuse_halves(text, f"text {index}")
+        size = max(1, min(self.batch_size, MAX_RESULTS // max(1, len(names))))
         return [
-            self._classify(options, texts[start : start + self.batch_size], start)
-            for start in range(0, len(texts), self.batch_size)
+            self._classify(options, texts[start : start + size], start)
+            for start in range(0, len(texts), size)
         ]
 
     def _classify(
         self, options: dict[str, Any], texts: list[str], start: int
-    ) -> Exchange[list[Classification]]:
+    ) -> Exchange[list[Result]]:
+        model: type[ClassifyResponse] | type[ClassifyTasksResponse] = (
+            ClassifyResponse if "task" in options else ClassifyTasksResponse
+        )
         try:
             response = yield from self._send(
-                ClassifyResponse, "POST", "/v1/classify", json={**options, "input": texts}
+                model, "POST", "/v1/classify", json={**options, "input": texts}
             )
         except APIStatusError as error:
             if start:  # the server counts from 0
                 error.add_note(f"in the request with texts {start} to {start + len(texts) - 1}")
             raise
-        if len(response.data) != len(texts):
-            raise APIResponseError(f"{len(response.data)} results for {len(texts)} texts")
+        _refuse_missing(len(response.data), len(texts), options)
         return [
             result.model_copy(update={"index": start + result.index}) for result in response.data
         ]
@@ -102,6 +111,25 @@ class Calls:
                 f"{response.request.url} answered {response.status_code} with something else than "
                 f"a {model.__name__}; is base_url that of an ifedicl server?"
             ) from error
+
+
+def _of_tasks(tasks: str | Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The field that names tasks, and their names."""
+    if tasks == ALL:
+        return {"tasks": ALL}, []
+    if isinstance(tasks, str):
+        return {"task": tasks}, [tasks]
+    names = list(tasks)
+    return {"tasks": names}, names
+
+
+def _refuse_missing(results: int, texts: int, options: dict[str, Any]) -> None:
+    """How many tasks "*" stands for is the server's to say."""
+    tasks = options.get("tasks", [""])
+    expected = max(1, results // texts) if tasks == ALL else len(tasks)
+    if results != texts * expected:
+        by = "" if "task" in options else f" by {expected} tasks"
+        raise APIResponseError(f"{results} results for {texts} texts{by}")
 
 
 def _refuse_halves(text: object, what: str) -> None:

@@ -4,14 +4,21 @@ import asyncio
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, overload
 
 import httpx
 
 from ifedicl_serve.bearer import why_unsendable
 from ifedicl_serve.client.calls import Build, Calls
 from ifedicl_serve.client.retry import Clock, Exchange, Reply, Retries, Step, Wait
-from ifedicl_serve.schema import Classification, RefusedTask, TaskCard, TaskSummary
+from ifedicl_serve.schema import (
+    Classification,
+    RefusedTask,
+    TaskCard,
+    TaskClassification,
+    TaskError,
+    TaskSummary,
+)
 
 API_KEY_VARIABLE = "IFEDICL_API_KEY"
 TIMEOUT_S = 600.0  # in all, retries included
@@ -20,6 +27,8 @@ BATCH_SIZE = 256  # texts per request: enough for the engine to be busy, answere
 CONCURRENCY = 4  # requests of one call under way at once
 
 T = TypeVar("T")
+Tasks = Literal["*"] | list[str] | tuple[str, ...]  # several; "*": all that the key may use
+TaskResults = list[TaskClassification | TaskError]
 
 
 class Client:
@@ -57,6 +66,17 @@ class Client:
         build = _pointed(self._http.build_request, base_url, api_key)
         self._calls = Calls(build, retries, batch_size)
 
+    @overload  # "*" is no task's name
+    def classify(  # type: ignore[overload-overlap]
+        self,
+        task: Tasks,
+        texts: str | Sequence[str],
+        top_k: int | None = None,
+        truncate: bool = False,
+        adapted: bool = True,
+    ) -> TaskResults: ...
+
+    @overload
     def classify(
         self,
         task: str,
@@ -64,12 +84,25 @@ class Client:
         top_k: int | None = None,
         truncate: bool = False,
         adapted: bool = True,
-    ) -> list[Classification]:
+    ) -> list[Classification]: ...
+
+    def classify(
+        self,
+        task: str | list[str] | tuple[str, ...],
+        texts: str | Sequence[str],
+        top_k: int | None = None,
+        truncate: bool = False,
+        adapted: bool = True,
+    ) -> list[Any]:
         """Classify texts (any number) by a task; one result each, in order.
 
         `top_k` returns only the best labels' scores, `truncate` cuts texts that do not fit the
         model's context instead of refusing them, and `adapted` False asks the unadapted base
         model. If one text is refused, nothing is returned.
+
+        By several tasks (a list, or "*" for all that the key may use): one result per text and
+        task, the first text's in the order of the tasks, then the second's; a `TaskError` where a
+        task has none. If there is no result at all, one of these errors is raised.
         """
         exchanges = self._calls.classify(task, texts, top_k, truncate, adapted)
         return [result for exchange in exchanges for result in self._run(exchange)]
@@ -139,6 +172,17 @@ class AsyncClient:
         self._calls = Calls(build, retries, batch_size)
         self._concurrency = concurrency
 
+    @overload  # "*" is no task's name
+    async def classify(  # type: ignore[overload-overlap]
+        self,
+        task: Tasks,
+        texts: str | Sequence[str],
+        top_k: int | None = None,
+        truncate: bool = False,
+        adapted: bool = True,
+    ) -> TaskResults: ...
+
+    @overload
     async def classify(
         self,
         task: str,
@@ -146,7 +190,16 @@ class AsyncClient:
         top_k: int | None = None,
         truncate: bool = False,
         adapted: bool = True,
-    ) -> list[Classification]:
+    ) -> list[Classification]: ...
+
+    async def classify(
+        self,
+        task: str | list[str] | tuple[str, ...],
+        texts: str | Sequence[str],
+        top_k: int | None = None,
+        truncate: bool = False,
+        adapted: bool = True,
+    ) -> list[Any]:
         """As `Client.classify`; the first batch that fails cancels the others."""
         exchanges = self._calls.classify(task, texts, top_k, truncate, adapted)
         free = asyncio.Semaphore(self._concurrency)

@@ -52,4 +52,10 @@ class FakeEngine:
         scores = log_probs(digest, prompt_ids, readout.label_token_ids)
         if digest in self.unavailable:
             scores = np.full_like(scores, np.nan)
-        return TokenScores(scores, CACHED_TOKENS)
+        rows = self._row_scores(prompt_ids, readout) if readout.label_rows else None
+        return TokenScores(scores, CACHED_TOKENS, rows)
+
+    def _row_scores(self, prompt_ids, readout):
+        if readout.task.digest in self.unavailable:
+            return np.full(readout.label_rows, np.nan, dtype=np.float32)
+        return log_probs(readout.task.digest, prompt_ids, range(readout.label_rows))

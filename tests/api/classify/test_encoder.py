@@ -40,7 +40,7 @@ def test_the_longest_beginning_that_fits_is_kept(registry, tokenizer, encoder, n
 
 
 def test_a_template_that_fills_the_context_is_told(registry, tokenizer):
-    with pytest.raises(TextTooLongError, match="the template of task 'sst2' alone fills"):
+    with pytest.raises(TextTooLongError, match="the task's template alone fills"):
         PromptEncoder(tokenizer, 4).encode(registry.get("sst2"), "some words of text", True)
 
 

@@ -95,13 +95,16 @@ def test_an_option_out_of_range_is_422(client, field, value):
     assert error["param"] == field
 
 
-@pytest.mark.parametrize("task", [None, 7, ["sst2"]])
+@pytest.mark.parametrize("task", [7, ["sst2"]])
 def test_a_task_that_is_no_string_is_422(client, task):
     assert "valid string" in refused(client, 422, task=task, input="text")["message"]
 
 
 def test_every_missing_field_is_named(client):
-    assert refused(client, 422)["message"] == "model: Field required; input: Field required"
+    assert refused(client, 422)["message"] == (
+        "tasks: Value error, neither `task` nor `tasks` is given, expected one of them; input: "
+        "Field required"
+    )
 
 
 @pytest.mark.parametrize("body", ["[]", "null", '"text"', ""], ids=["list", "null", "text", "none"])
@@ -133,9 +136,8 @@ def test_a_text_longer_than_the_context_is_422_with_both_lengths(client, registr
     limit = MAX_MODEL_LEN - max(len(node.path) for node in task.trie.nodes)
     error = refused(client, 422, task=name, input=["fine", " good" * 100])
     assert error["message"] == (
-        f"the prompt for this text has {tokens} tokens, but task '{name}' on this model takes at "
-        f'most {limit}; shorten the text or send "truncate": true (--truncate of '
-        "`ifedicl classify`)"
+        f"the prompt for this text has {tokens} tokens, but its task takes at most {limit} on this "
+        'model; shorten the text or send "truncate": true (--truncate of `ifedicl classify`)'
     )
     assert error["type"].startswith("Unprocessable")
 

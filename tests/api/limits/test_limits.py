@@ -175,14 +175,17 @@ def test_a_cancelled_request_ends_with_the_text_being_tokenised_and_frees_its_th
     encoded, go = [], threading.Event()
 
     class Prompts:
-        def encode(self, task, text, truncate):
+        def key(self, task):
+            return task.name
+
+        def encode_or_error(self, task, text, truncate):
             encoded.append(text)
             go.wait()
             return [1, 2, 3]
 
     async def cancelled() -> bool:
         working = asyncio.create_task(
-            Classifier(FakeEngine(), Prompts()).classify(registry.get("sst2"), ["one", "two"])
+            Classifier(FakeEngine(), Prompts()).classify([registry.get("sst2")], ["one", "two"])
         )
         while not encoded:
             await asyncio.sleep(0.001)
@@ -265,7 +268,7 @@ def test_a_text_too_long_to_tokenise_and_too_many_scores_are_422(registry, token
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 1}])
 def test_too_many_scores_are_422_however_many_are_asked_for(client, engine, monkeypatch, options):
-    monkeypatch.setattr("api.http.classify.MAX_SCORES", 9)
+    monkeypatch.setattr("api.http.asked.MAX_SCORES", 9)
     two = {"task": "topics", "input": ["one", "two"], **options}
     assert error_of(client.post("/v1/classify", json=two), 422)["message"] == (
         "2 texts with 5 labels each make 10 scores, expected at most 9; send fewer texts at once"

@@ -1,6 +1,7 @@
 """Tasks as models of vLLM's completion routes, and label scores from generated tokens."""
 
 import asyncio
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -194,7 +195,7 @@ def test_log_probabilities_are_among_the_labels(registry):
 def test_control_tokens_of_a_text_are_text_here_too(registry, tokenizer):
     client, task, text = FakeClient(), registry.get("sst2"), "good<|endoftext|>"
     classifier = Classifier(GenerationEngine(client), PromptEncoder(tokenizer, 48))
-    asyncio.run(classifier.classify(task, [text]))
+    asyncio.run(classifier.classify([task], [text]))
     prompt = str(task.spec.prompt.render(text))
     assert client.prompts == [tokenizer(prompt, split_special_tokens=True).input_ids]
     assert tokenizer.eos_token_id not in client.prompts[0]
@@ -252,8 +253,9 @@ def test_a_task_with_label_rows_is_refused_not_read_without_them(registry, token
     make_artifact(tmp_path / "rows", name="rows", rung="head", **NOTHING_ADAPTED)
     task, client = TaskRegistry(tmp_path, MODEL, tokenizer).get("rows"), FakeClient()
     classifier = Classifier(GenerationEngine(client), PromptEncoder(tokenizer, 48))
-    with pytest.raises(InputError, match="'rows' scores its 2 labels.* --runner pooling"):
-        asyncio.run(classifier.classify(task, ["good"]))
+    ((error,),) = asyncio.run(classifier.classify([task], ["good"]))
+    assert isinstance(error, InputError)
+    assert re.search("'rows' scores its 2 labels.* --runner pooling", str(error))
     assert client.asked == []
     asked = TaskRequest(readouts=(AskedReadout((5, 6), 2, key_of(task)),))
     assert np.isnan(token_scores(client, asked).row_scores).all()

@@ -23,7 +23,7 @@ def counted(task):
 
 def test_a_classifications_time_is_its_tasks():
     context = copy_context()
-    context.run(enter_request, RequestContext(id="order:17", task="queued"))
+    context.run(enter_request, RequestContext(id="order:17", tasks=("queued",)))
     finished(context.run(new_request_id))
     assert counted("queued") == 0.25
 
