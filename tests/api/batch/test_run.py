@@ -15,7 +15,7 @@ from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
 from api.batch.source import open_source
 from api.classify.encoder import PromptEncoder
-from ifedicl_serve.contract.tokens import Prompt, token_ids
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import TaskUnavailableError
 from tests.api.conftest import MAX_MODEL_LEN
 from tests.api.fake_engine import log_probs
@@ -117,20 +117,18 @@ def test_every_row_gets_what_the_server_answers_in_order(
 def test_several_tasks_have_their_columns_in_one_pass(plan, registry, tokenizer, tmp_path, output):
     """Each as in a run of its own, also where one of them has no answer: `topics` has a longer
     label than `sst2`, which leaves its texts a token less."""
-    longest = " good" * (
-        MAX_MODEL_LEN - len(token_ids(tokenizer, Prompt(("Review: \nSentiment:",))))
-    )
-    texts = [*TEXTS, longest, "", "word " * 100]
     scorer = FakeScorer(registry, tokenizer, "sst2", "topics")
+    template = token_ids(tokenizer, scorer.tasks[0].spec.prompt.render(""))
+    texts = [*TEXTS, " good" * (MAX_MODEL_LEN - len(template)), "", "word " * 100]
     summary = run(plan(texts, output=output, scorer=scorer), scorer)
     rows = read(tmp_path / output)
     assert (summary.rows, summary.errors) == (26, 3)
     for name in ("sst2", "topics"):
         one = FakeScorer(registry, tokenizer, name)
         run(plan(texts, output=f"{name}-{output}", scorer=one), one)
-        for row, expected in zip(rows, read(tmp_path / f"{name}-{output}"), strict=True):
-            del expected["text"], expected["id"]
-            assert {column: row[f"{name}_{column}"] for column in expected} == expected
+        for row, own in zip(rows, read(tmp_path / f"{name}-{output}"), strict=True):
+            del own["text"], own["id"]
+            assert {column: row[f"{name}_{column}"] for column in own} == own
     assert rows[23]["sst2_label"] and rows[23]["topics_error"]
 
 
