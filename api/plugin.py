@@ -70,7 +70,10 @@ def _names(models: Any) -> frozenset[str]:
 
 
 def _registry(engine_client: Any, tasks: TaskConfig, taken: frozenset[str]) -> TaskRegistry:
-    model = ModelIdentity.of(engine_client.model_config.model)
+    model = ModelIdentity.of(
+        engine_client.model_config.model,
+        download_dir=engine_client.vllm_config.load_config.download_dir,
+    )
     tokenizer = engine_client.renderer.get_tokenizer()
     model.refuse_other_tokenizer(tokenizer)
     registry = TaskRegistry(tasks.tasks_dir, model, tokenizer, tasks.trusted, taken)

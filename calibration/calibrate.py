@@ -15,22 +15,31 @@ from typing import Protocol
 
 from torch import Tensor
 
-from calibration.ladder import ZERO_SHOT, Rung, tried
+from calibration.ladder import tried
 from calibration.model.sites import site_tensors
-from calibration.readout.fit import Stack, Told, fit_readouts, readout_tensors
 from calibration.readout.metered import Metered, MeteredNoisy, Payload
 from calibration.readout.noisy import NoisyTold, fit_noisy_readout
-from calibration.readout.statistics import total
 from calibration.settings import SITE_FITS, Settings, SiteFit
 from calibration.stages.aggregate import aggregate_updates, aggregate_vectors
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
-from calibration.stages.judge import NOTHING, Judgement, Measured, Trial, choose
 from calibration.stages.robust import AGGREGATORS
 from calibration.stages.start import EMPTY, Shelf, comparison
 from calibration.state import State
 from ifedicl_serve.contract.injection import TensorName
 from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.fitting.fit import Stack, Told, fit_readouts, readout_tensors
+from ifedicl_serve.fitting.judge import (
+    NOTHING,
+    Judgement,
+    Measured,
+    Trial,
+    choose,
+    measured,
+    with_zero_shot,
+)
+from ifedicl_serve.fitting.rungs import Rung
+from ifedicl_serve.fitting.statistics import total
 
 
 class Clients(Protocol):
@@ -199,7 +208,7 @@ def _unjudged(clients: Clients, state: State, rung: Rung) -> Calibrated:
 def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch) -> Calibrated:
     """Readouts for all rungs that have one, and the choice."""
     judging = clients.held_out > 0 or all(rung.fit == "none" for rung in rungs)
-    compared = rungs if ZERO_SHOT in rungs or not judging else (ZERO_SHOT, *rungs)
+    compared = with_zero_shot(rungs)
     with_readout = [rung for rung in rungs if rung.readout != "none"]
     sums = Metered(clients.readers(state, _fits(compared if judging else with_readout), rungs))
     stacks: dict[Rung, Stack] = {}
@@ -213,14 +222,12 @@ def _climbed(clients: Clients, state: State, rungs: Sequence[Rung], watch: Watch
             rung: readout_tensors(told[rung.fit], stacks[rung], rung.readout)
             for rung in with_readout
         }
-    rung, measured = rungs[-1], NOTHING
-    trials: list[Trial] = []
-    if judging:
-        judgement = clients.judge(compared, stacks)
-        rung, trials = choose(judgement, compared, rungs)
-        before, after = (judgement.metrics(compared.index(one)) for one in (ZERO_SHOT, rung))
-        measured = Measured(before, after, judgement.rows)
-    return Calibrated(state, readouts, rung, clients.labels, trials, measured, sums)
+    if not judging:
+        return Calibrated(state, readouts, rungs[-1], clients.labels, [], NOTHING, sums)
+    judgement = clients.judge(compared, stacks)
+    rung, trials = choose(judgement, compared, rungs)
+    told_of = measured(judgement, compared, rung)
+    return Calibrated(state, readouts, rung, clients.labels, trials, told_of, sums)
 
 
 def _fits(rungs: Sequence[Rung]) -> list[Fit]:

@@ -1,17 +1,15 @@
 """The ladder: how much of a task may be fitted, from nothing to every channel and label rows.
 
-A rung is what is done at the sites and what with the labels' scores. Which of them are tried
-follows from the settings and from how many rows there are to judge by; `stages.judge` chooses.
+A `Rung` is what is done at the sites and what with the labels' scores. Which of them are tried
+follows from the settings and from how many rows there are to judge by; `fitting.judge` chooses.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 from ifedicl_serve.errors import DataError
-
-if TYPE_CHECKING:
-    from ifedicl_serve.contract.spec import Fit, ReadoutKind
+from ifedicl_serve.fitting.rungs import BARE_RUNGS, ZERO_SHOT, Rung
 
 FitChoice = Literal["auto", "bias", "head", "coefficients", "channels"]
 FITS: tuple[FitChoice, ...] = get_args(FitChoice)
@@ -19,25 +17,10 @@ ReadoutChoice = Literal["auto", "none", "bias", "head"]
 READOUTS: tuple[ReadoutChoice, ...] = get_args(ReadoutChoice)
 
 
-class Rung(NamedTuple):
-    """What is fitted at the sites, and of the readout."""
-
-    fit: Fit
-    readout: ReadoutKind
-
-    @property
-    def name(self) -> str:
-        """As `TaskSpec.rung`."""
-        return "+".join(kind for kind in self if kind != "none") or "zero-shot"
-
-
-ZERO_SHOT = Rung("none", "none")
 PAPERS = Rung("coefficients", "none")
 # The simplest first: by what it costs to fit and to serve.
 LADDER = (
-    ZERO_SHOT,
-    Rung("none", "bias"),
-    Rung("none", "head"),
+    *BARE_RUNGS,
     PAPERS,
     Rung("coefficients", "bias"),
     Rung("coefficients", "head"),

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from calibration.data.examples import Example
 from ifedicl_serve.contract.labels import LabelTrie, Tokens
 from ifedicl_serve.contract.prompt import (
@@ -18,7 +16,7 @@ from ifedicl_serve.contract.prompt import (
     tail_tokens,
     tokenized_labels,
 )
-from ifedicl_serve.contract.spec import Label, TaskSpec
+from ifedicl_serve.contract.spec import Extent, Label, TaskSpec
 from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import PromptError
 
@@ -56,6 +54,14 @@ class TaskDefinition:
         """How many tokens the template adds behind a text; those of extent `tail`."""
         return tail_tokens(tokenizer, self.prompt)
 
+    def refuse_empty_tail(self, tokenizer: Any, extent: Extent) -> None:
+        """Raise PromptError for extent `tail` if the template has nothing behind a text."""
+        if extent == "tail" and self.tail_tokens(tokenizer) == 0:
+            raise PromptError(
+                f"extent tail adapts what stands behind the text, which is nothing in template "
+                f"{self.prompt.template!r}; end it with a question, or adapt all tokens"
+            )
+
     def label_room(self, tokenizer: Any) -> int:
         """How many tokens are read beyond a text's prompt at most: those of a label, or of what
         a demonstration has behind its text."""
@@ -80,14 +86,3 @@ class TaskDefinition:
     def _shown(self, example: Example) -> tuple[str, str]:
         """An example's text and the words of its label."""
         return example.text, self.labels[self.names.index(example.label)].verbalization
-
-
-def first_problem(error: ValidationError) -> PromptError:
-    """pydantic's complaint about a template or label, as one of our errors: with the field's name
-    and what it holds, unless one of our own validators has said so."""
-    problem = error.errors(include_url=False)[0]
-    message, field = problem["msg"], ".".join(map(str, problem["loc"]))
-    if problem["type"] == "value_error":
-        return PromptError(message.removeprefix("Value error, "))
-    held = f" is {problem['input']!r}" if isinstance(problem["input"], str) else ""
-    return PromptError(f"{field}{held}: {message}")

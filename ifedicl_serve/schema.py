@@ -235,6 +235,16 @@ class TaskSummary(BaseModel):
         Literal["all", "tail"],
         Field(description="Which tokens of a prompt are adapted: all, or those behind the text."),
     ]
+    adapts_text: Annotated[
+        bool,
+        Field(
+            description="false: the text is read as the base model reads it, once for all such "
+            "tasks of one `head_digest`."
+        ),
+    ]
+    head_digest: Annotated[
+        str, Field(description="SHA-256 of what the prompt has before the text.")
+    ]
     layers: list[int]
     sites: list[str]
     metrics: dict[str, float]

@@ -33,6 +33,7 @@ PLACES = {
     ],
     "docs/calibrating.md": [
         ("$ pip install '.[calibration]'", "compared"),
+        ("$ ifedicl calibrate --model MODEL", "compared"),
         (".venv/bin/ifedicl inspect", "commands"),
         (".venv/bin/ifedicl evaluate", "commands"),
         (".venv/bin/ifedicl calibrate", "commands"),

@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {
-    "ifedicl_serve": "errors bearer files checkpoint contract tasks schema client plugin command "
-    "cli",
-    "calibration": "ladder settings data task chat model readout privacy stages state calibrate "
+    "ifedicl_serve": "errors bearer files checkpoint contract fitting tasks schema client plugin "
+    "command cli",
+    "calibration": "ladder settings data task model readout privacy stages state calibrate "
     "result run federation command",
     "calibration/federation": "scripts wire client coordinator simulate",
     "api": "observe undecoded errors access options limits classify http follow vllm batch plugin "

@@ -6,7 +6,6 @@ import torch
 
 from api.classify.classifier import Classifier
 from api.classify.encoder import PromptEncoder
-from calibration.chat import chat_prompt
 from calibration.data.examples import Example
 from calibration.model.activations import rendered
 from calibration.model.loss import label_targets
@@ -14,6 +13,7 @@ from calibration.settings import Settings
 from calibration.stages.evaluate import Evaluation
 from calibration.stages.read import features_of
 from calibration.task import TaskDefinition
+from ifedicl_serve.contract.chat import chat_prompt
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine

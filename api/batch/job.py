@@ -10,6 +10,7 @@ from api.batch.offline import BatchEngine
 from api.batch.parts import Parts
 from api.batch.run import Plan
 from api.batch.source import open_source
+from api.vllm.launch import download_dir
 from api.vllm.offline import offline_engine
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, Artifact, load_artifact
@@ -74,7 +75,8 @@ def open_job(options: Options) -> Iterator[Job]:
 
 def _begun(options: Options, parts: Parts) -> Job:
     _refuse_existing(options.output, options.overwrite)
-    identity = ModelIdentity.of(options.model)
+    weights_in = download_dir(options.vllm_flags)
+    identity = ModelIdentity.of(options.model, download_dir=weights_in)
     artifacts = [load_artifact(path, identity) for path in options.tasks]
     columns = columns_of([artifact.spec for artifact in artifacts], options.prefix)
     source = open_source(options.data, options.text_column, options.output)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ifedicl_serve.contract.sharing import head_digest
 from ifedicl_serve.schema import CalibrationCard, PromptParts, RungCard, TaskCard, TaskSummary
 from ifedicl_serve.tasks.task import ListedTask
 
@@ -43,6 +44,8 @@ def _summary(task: ListedTask) -> dict[str, Any]:
         "base_model": spec.model.name,
         "rung": spec.rung,
         "extent": spec.extent,
+        "adapts_text": spec.adapts_text,
+        "head_digest": head_digest(spec.prompt),
         "layers": list(spec.layers),
         "sites": list(spec.sites),
         "metrics": spec.calibration.metrics,

@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from huggingface_hub import constants
+
 from api.options import ServeOptions
 from ifedicl_serve.checkpoint.weights import weight_files
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
@@ -44,6 +46,17 @@ def adapted_architecture(model: str) -> str:
             f"{', '.join(ADAPTED_ARCHITECTURES)}; choose a checkpoint of one of these"
         )
     return ADAPTED_ARCHITECTURES[architecture]
+
+
+def download_dir(vllm_argv: Sequence[str]) -> str | None:
+    """The folder that vLLM, with these flags, downloads a hub model's weights to; None where that
+    is Hugging Face's cache: offline always, as `EngineArgs.__post_init__` then calls
+    `get_model_path`, which takes the name for the folder in that cache."""
+    if constants.HF_HUB_OFFLINE:
+        return None
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--download-dir", "--download_dir")  # vLLM takes either spelling
+    return parser.parse_known_args(list(vllm_argv))[0].download_dir
 
 
 def configure_engine(args: Any, runner: str, architecture: str, tasks: TaskConfig) -> None:

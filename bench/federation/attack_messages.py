@@ -33,11 +33,11 @@ from calibration.privacy.manner import vector_deviation
 from calibration.privacy.mechanism import Randomness, clip, noised
 from calibration.privacy.readout import COUNT, ROW_CLIP, PrivateRows
 from calibration.privacy.reference import Reference, task_reference
-from calibration.readout.folds import FOLDS, folds_of
 from calibration.settings import Settings
 from calibration.stages.read import read_privately
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import adapted_mask
+from ifedicl_serve.fitting.folds import FOLDS, folds_of
 
 PRIVACY = {"exact": 0.0, "epsilon 8": 8.0, "epsilon 1": 1.0}
 
@@ -270,7 +270,7 @@ def prepare(
         return Rows(
             reference.distances(seen),
             read_privately(model, data.task, examples, None, settings),
-            folds_of(examples),
+            folds_of([example.text for example in examples]),
             gradients(model, data.task, examples, vector, settings),
             occurs.astype(np.float64),
         )

@@ -21,7 +21,6 @@ from calibration.data.rows import Rows
 from calibration.federation.wire.tensors import Wire, decode, encode, encoded_bytes
 from calibration.model.hooked import HookedModel
 from calibration.model.objective import Objective
-from calibration.model.score import FloatArray
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
 from calibration.settings import Settings, SiteFit
@@ -31,6 +30,7 @@ from calibration.stages.fit import ClientUpdate
 from calibration.state import State
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import BETA, BETA_START, adapted_mask, fold
+from ifedicl_serve.fitting.features import FloatArray
 
 POISON = -10.0  # what a poisoned client multiplies its vector and its updates by
 

@@ -15,11 +15,10 @@ from bench.ladder.few_shot import few_shot
 from bench.ladder.lora import tuned_lora
 from calibration.calibrate import Calibrated, Watch, calibrate
 from calibration.data.rows import Rows
-from calibration.ladder import LADDER, Rung
+from calibration.ladder import LADDER
 from calibration.model.hooked import HookedModel
-from calibration.model.score import Features
 from calibration.readout.metered import Payload
-from calibration.result.record import FLOAT32_BYTES, numbers
+from calibration.result.record import FLOAT32_BYTES
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
 from calibration.settings import SITE_FITS, Settings
@@ -28,6 +27,9 @@ from calibration.stages.read import features_of
 from ifedicl_serve.contract.injection import SITES, TensorName
 from ifedicl_serve.contract.readout import Readout, log_softmax
 from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.fitting.features import Features
+from ifedicl_serve.fitting.record import numbers
+from ifedicl_serve.fitting.rungs import Rung
 
 BINS = 15  # of the expected calibration error
 

@@ -18,9 +18,9 @@ from calibration.data.demonstrations import choose_demonstrations
 from calibration.data.examples import Example
 from calibration.model.batches import by_length
 from calibration.model.hooked import HookedModel, last_tokens
-from calibration.model.score import FloatArray
 from calibration.stages.evaluate import Evaluation
 from ifedicl_serve.contract.tokens import token_ids
+from ifedicl_serve.fitting.features import FloatArray
 
 TOKENS = 1024  # padded, a pass: each sees all demonstrations
 

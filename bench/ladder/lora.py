@@ -18,16 +18,16 @@ from bench.common.data_sets import DataSet
 from bench.federation.lora import Lora, add_adapters, load, run_round
 from calibration.data.examples import Example
 from calibration.data.rows import Rows
-from calibration.ladder import Rung
 from calibration.model.load import open_model
-from calibration.model.score import Features, FloatArray
-from calibration.readout.fit import fit_readouts, readout_tensors
-from calibration.readout.folds import folds_of
-from calibration.readout.reader import Reader, Readers
 from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation, read_out
 from calibration.stages.read import features_of
 from ifedicl_serve.contract.readout import Readout
+from ifedicl_serve.fitting.features import Features, FloatArray
+from ifedicl_serve.fitting.fit import fit_readouts, readout_tensors
+from ifedicl_serve.fitting.folds import folds_of
+from ifedicl_serve.fitting.reader import Reader, Readers
+from ifedicl_serve.fitting.rungs import Rung
 
 RANKS = (8, 1)
 RATES = (1e-3, 3e-3, 1e-2)
@@ -80,7 +80,7 @@ def tuned_lora(
 def readout_of(held: Features, held_out: Sequence[Example], data: DataSet) -> Readout | None:
     """Sharpness and bias from held-out rows, whosever they are."""
     labels = np.array(data.task.indices(held_out))
-    readers = Readers({"none": [Reader(held, labels, folds_of(held_out))]})
+    readers = Readers({"none": [Reader(held, labels, folds_of([row.text for row in held_out]))]})
     told = readers.statistics(["none"])
     readers.learn(told)
     rung = Rung("none", "bias")

@@ -56,6 +56,12 @@ class PromptOptions:
     user: Annotated[
         str | None, typer.Option(help="With --chat: the user's message (default: {text}).")
     ] = None
+    share_with: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a task whose prompts begin alike, so that both read a text once."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

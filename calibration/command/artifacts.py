@@ -5,7 +5,7 @@ torch and transformers are imported inside the command, so that --help is quick.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,10 +14,13 @@ from calibration.command.arguments import (
     Model,
     Task,
 )
-from calibration.command.tables import artifact_table
+from calibration.command.tables import artifact_table, tasks_table
 from calibration.settings import Machine
 from ifedicl_serve.command import run_command
 from ifedicl_serve.errors import DataError
+
+if TYPE_CHECKING:
+    from ifedicl_serve.contract.signing import TrustedKeys
 
 
 def inspect(argv: Sequence[str]) -> int:
@@ -41,24 +44,54 @@ def export(argv: Sequence[str]) -> int:
 
 
 def _inspect(
-    artifact: Annotated[Path, typer.Argument(help="Folder of a calibrated task.")],
+    artifact: Annotated[
+        Path, typer.Argument(help="Folder of a calibrated task, or of several such folders.")
+    ],
     trusted_keys: Annotated[
         Path | None,
-        typer.Option(help="PEM file of public keys, of which one must have signed the task."),
+        typer.Option(help="PEM file of public keys, of which one must have signed each task."),
     ] = None,
 ) -> None:
-    """Show what an artifact holds, after every check serving makes."""
-    from ifedicl_serve.contract.artifact import load_artifact
-    from ifedicl_serve.contract.signing import TrustedKeys, fingerprint, read_signature
+    """Show what an artifact holds, after every check serving makes; of a folder of artifacts, which
+    of them compute a text once, together."""
+    from ifedicl_serve.contract.artifact import TASK_FILE
+    from ifedicl_serve.contract.signing import TrustedKeys
 
-    loaded = load_artifact(artifact)
+    trusted = TrustedKeys.read(trusted_keys) if trusted_keys else None
+    folders = sorted(file.parent for file in artifact.glob(f"[!.]*/{TASK_FILE}"))
+    if folders and not (artifact / TASK_FILE).exists():
+        _inspect_tasks(folders, trusted)
+    else:
+        _inspect_task(artifact, trusted)
+
+
+def _inspect_task(folder: Path, trusted: "TrustedKeys | None") -> None:
+    from ifedicl_serve.contract.artifact import load_artifact
+    from ifedicl_serve.contract.signing import fingerprint, read_signature
+
+    loaded = load_artifact(folder)
     signature = "none"
-    if trusted_keys:
-        signer = TrustedKeys.read(trusted_keys).signer_of(artifact, loaded.digest)
-        signature = f"by trusted key {fingerprint(signer)}"
-    elif read_signature(artifact):
+    if trusted:
+        signature = f"by trusted key {fingerprint(trusted.signer_of(folder, loaded.digest))}"
+    elif read_signature(folder):
         signature = "not checked; give --trusted-keys"
     Console().print(artifact_table(loaded, signature))
+
+
+def _inspect_tasks(folders: Sequence[Path], trusted: "TrustedKeys | None") -> None:
+    """Raises ArtifactError, behind what is shown of the others, for tasks that would not serve."""
+    from ifedicl_serve.contract.artifact import load_artifact
+    from ifedicl_serve.errors import ArtifactError
+
+    specs, refusals = [], []
+    for folder in folders:
+        try:
+            specs.append(load_artifact(folder, trusted=trusted).spec)
+        except ArtifactError as error:
+            refusals.append(str(error))
+    Console().print(tasks_table(specs))
+    if refusals:
+        raise ArtifactError("; ".join(refusals))
 
 
 def _sign(

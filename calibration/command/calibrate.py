@@ -81,6 +81,7 @@ def _calibrate(
 ) -> None:
     """Fit a task from labelled examples of one or many clients."""
     from calibration.command import prepare
+    from calibration.command.shared import refuse_unshared
     from calibration.data.examples import split_held_out
     from calibration.data.rows import Rows
     from calibration.model.load import open_model
@@ -88,6 +89,7 @@ def _calibrate(
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
+    refuse_unshared(prompt, fit)
     if not data:
         raise DataError("no data given; name labelled examples with --data or --client")
     # Metrics are exact, and would tell of the rows.
@@ -97,8 +99,9 @@ def _calibrate(
     files = prepare.read_files(data, columns)
     tests = prepare.read_files([held_out_data] if held_out_data else [], columns)
     named = prepare.task_labels(labels, files + tests)
-    task = prepare.define_task(prompt, out, named, load_tokenizer(model))
-    hooked = open_model(model, machine.machine, typer.echo)
+    tokenizer = load_tokenizer(model)
+    task = prepare.define_task(prompt, out, named, tokenizer)
+    hooked = open_model(model, machine.machine, typer.echo, tokenizer)
     owned = [file.fitting(hooked, task, truncate) for file in files]
     test = [row for file in tests for row in file.fitting(hooked, task, truncate)]
     clients = [Rows(*split_held_out(rows, fraction, seed)) for rows in owned]

@@ -52,15 +52,17 @@ def _evaluate(
     from calibration.model.load import open_model
     from calibration.stages.evaluate import compare
     from calibration.task import TaskDefinition
+    from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
     from ifedicl_serve.contract.artifact import load_artifact
     from ifedicl_serve.contract.identity import ModelIdentity
 
-    artifact = load_artifact(task, ModelIdentity.of(model))
+    tokenizer = load_tokenizer(model)
+    artifact = load_artifact(task, ModelIdentity.of(model, tokenizer=tokenizer))
     definition = TaskDefinition.of(artifact.spec)
     files = read_files([data, train] if train else [data], columns)
     for file in files:
         check_labels(file.rows, definition.names, str(file.path))
-    hooked = open_model(model, machine.machine)
+    hooked = open_model(model, machine.machine, tokenizer=tokenizer)
     examples, *demonstrations = [file.fitting(hooked, definition, truncate) for file in files]
     metrics = compare(hooked, artifact, examples, sum(demonstrations, []), shots, seed)
     Console().print(metrics_table(f"{artifact.spec.name}: {len(examples)} rows", metrics))

@@ -83,6 +83,7 @@ def _federate(
     """Coordinate a calibration whose clients keep their data, over Flower."""
     from calibration.command.parse import parse_labels
     from calibration.command.prepare import define_task, settings_of
+    from calibration.command.shared import refuse_unshared
     from calibration.federation.coordinator.app import FederationJob
     from calibration.federation.coordinator.fleet import Terms
     from calibration.federation.coordinator.submit import prepare_invitation, submit
@@ -93,6 +94,7 @@ def _federate(
     from ifedicl_serve.contract.artifact import refuse_occupied
 
     refuse_occupied(out)
+    refuse_unshared(prompt, fit)
     named = parse_labels(labels, [])
     if (superlink is None) == (simulate is None):
         raise FederationError("give either --superlink or --simulate")
@@ -100,9 +102,11 @@ def _federate(
     expected = clients or len(owners)
     terms = Terms(expected, expected if quorum is None else quorum, wait, timeout)
     refuse_few_voters(fit.aggregation, terms.quorum)
+    tokenizer = load_tokenizer(model)
     invitation = prepare_invitation(
         model,
-        define_task(prompt, out, named, load_tokenizer(model)),
+        tokenizer,
+        define_task(prompt, out, named, tokenizer),
         wire,
         lambda num_layers: settings_of(fit, privacy, num_layers, seed),
     )

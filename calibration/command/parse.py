@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ifedicl_serve.contract.words import refuse_unclear, verbalize
 from ifedicl_serve.errors import DataError
 
 
@@ -23,13 +24,8 @@ def parse_labels(text: str | None, found: Sequence[str]) -> list[tuple[str, str]
         source, labels = text[1:], _labels_from_file(Path(text[1:]))
     else:
         source, labels = f"labels {text!r}", [_typed_label(part) for part in text.split(",")]
-    _refuse_unclear(labels, source)
+    refuse_unclear(labels, source)
     return labels
-
-
-def verbalize(name: str) -> str:
-    """The words the model reads for a label: lower case, underscores as spaces."""
-    return name.replace("_", " ").lower().strip()
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
@@ -100,24 +96,3 @@ def _shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return "a list" if isinstance(value, list) else "an object"
     return json.dumps(value)
-
-
-def _refuse_unclear(labels: Sequence[tuple[str, str]], source: str) -> None:
-    seen: dict[str, str] = {}
-    for number, (name, words) in enumerate(labels, start=1):
-        if not name.strip():
-            raise DataError(f"{source}: label {number} has an empty name; name it or leave it out")
-        if not words.strip():
-            raise DataError(
-                f"{source}: the model would read nothing for label {name!r}; give it words, as in "
-                f"--labels '{name}=words,...'"
-            )
-        if name in seen.values():
-            raise DataError(f"{source}: label {name!r} is there twice; leave one out")
-        if words in seen:
-            raise DataError(
-                f"{source}: the model would read {words!r} for {seen[words]!r} and for {name!r}; "
-                f"give one of them other words, as in --labels '{name}=words,...', or let them be "
-                "one label"
-            )
-        seen[words] = name

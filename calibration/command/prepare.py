@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import typer
 from pydantic import ValidationError
 
-from calibration.chat import chat_prompt
 from calibration.command.arguments import (
     SEPARATOR,
     TEMPLATE,
@@ -18,6 +17,7 @@ from calibration.command.arguments import (
     PromptOptions,
 )
 from calibration.command.parse import parse_labels, parse_layers, parse_sites, unescape
+from calibration.command.shared import shared
 from calibration.data.examples import (
     Example,
     check_labels,
@@ -31,9 +31,11 @@ from calibration.model.lengths import fitting
 from calibration.run.local import Job, task_spec
 from calibration.settings import Settings
 from calibration.stages.start import EMPTY, Shelf
-from calibration.task import TaskDefinition, first_problem
+from calibration.task import TaskDefinition
+from ifedicl_serve.contract.chat import chat_prompt
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES
+from ifedicl_serve.contract.problem import first_problem
 from ifedicl_serve.contract.prompt import PLACEHOLDER, PromptTemplate
 from ifedicl_serve.contract.spec import Label
 from ifedicl_serve.errors import PromptError
@@ -44,9 +46,12 @@ def define_task(
 ) -> TaskDefinition:
     """What was typed, as a task for a model with this tokenizer. Raises PromptError."""
     try:
+        written = _chat(prompt, tokenizer) if prompt.chat else _plain(prompt, tokenizer)
+        if prompt.share_with:
+            written = shared(prompt.share_with, prompt, written, tokenizer)
         return TaskDefinition(
             prompt.name or out.name,
-            _chat(prompt, tokenizer) if prompt.chat else _plain(prompt, tokenizer),
+            written,
             tuple(Label(name=label, verbalization=words) for label, words in labels),
         )
     except ValidationError as error:
@@ -67,7 +72,7 @@ def _chat(prompt: PromptOptions, tokenizer: Any) -> PromptTemplate:
 def _plain(prompt: PromptOptions, tokenizer: Any) -> PromptTemplate:
     if prompt.user is not None or prompt.system is not None:
         raise PromptError("--system and --user are messages of a chat; add --chat")
-    if prompt.template is None and tokenizer.chat_template:
+    if prompt.template is None and not prompt.share_with and tokenizer.chat_template:
         typer.echo(
             f"prompts are plain ({TEMPLATE}), and this model has a chat template; --chat writes "
             "them in it",
@@ -118,10 +123,11 @@ def prepare_job(
     start_from: Path | None,
 ) -> Job:
     """A job that has passed every check an artifact must pass, before any time is spent on it."""
-    identity = ModelIdentity.of(source)
+    identity = ModelIdentity.of(source, tokenizer=model.tokenizer)
     shelf = Shelf.read(start_from, identity) if start_from else EMPTY
     job = Job(model, identity, task, clients, test, settings, shelf)
     task.trie(model.tokenizer)
+    task.refuse_empty_tail(model.tokenizer, settings.extent)
     try:
         task_spec(job)
     except ValidationError as error:

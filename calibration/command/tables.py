@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ifedicl_serve.contract.artifact import Artifact
+    from ifedicl_serve.contract.identity import ModelIdentity
+    from ifedicl_serve.contract.sharing import Sharing
     from ifedicl_serve.contract.spec import TaskSpec
 
 
@@ -33,6 +37,37 @@ def artifact_table(artifact: Artifact, signature: str) -> Group:
         table.add_row(key, escape(value))
     tried = artifact.spec.calibration.rungs
     return Group(table, rungs_table(artifact.spec)) if tried else Group(table)
+
+
+def tasks_table(specs: Sequence[TaskSpec]) -> Group:
+    """One row a task, and which of them compute a text once, by base model."""
+    from ifedicl_serve.contract.sharing import sharing_of  # imports transformers
+
+    table = Table("task", "rung", "extent", "head", "base model", title="tasks")
+    by_model: dict[ModelIdentity, list[TaskSpec]] = defaultdict(list)
+    for spec in specs:
+        by_model[spec.model.model_copy(update={"name": ""})].append(spec)
+        row = (spec.name, spec.rung, spec.extent, json.dumps(spec.prompt.head), spec.model.name)
+        table.add_row(*map(escape, row))
+    told = [line for of_model in by_model.values() for line in _told(sharing_of(of_model))]
+    return Group(table, *told)
+
+
+def _told(sharing: Sharing) -> Iterator[str]:
+    for head, names in sharing.heads.items():
+        if len(names) > 1:
+            yield escape(f"{', '.join(names)}: a text behind {json.dumps(head)} is computed once")
+    if sharing.adapting:
+        yield escape(
+            f"{', '.join(sharing.adapting)}: each adapts a text's own tokens, so it is computed "
+            "again; --extent tail would share it"
+        )
+    for pair in sharing.near:
+        one, other = (f"{json.dumps(head)} ({', '.join(sharing.heads[head])})" for head in pair)
+        yield "[yellow]warning:[/] " + escape(
+            f"{one} and {other} nearly are one head, and share nothing; calibrate one side anew "
+            "with --share-with a task of the other"
+        )
 
 
 def _fields(artifact: Artifact, signature: str) -> dict[str, str]:

@@ -17,10 +17,13 @@ HERE = Machine()
 
 
 def open_model(
-    name: str, machine: Machine = HERE, tell: Callable[[str], None] = lambda line: None
+    name: str,
+    machine: Machine = HERE,
+    tell: Callable[[str], None] = lambda line: None,
+    tokenizer: Any = None,
 ) -> HookedModel:
     """Load a model to fit with, without transformers' own progress bar: tell first what that will
-    take, and choose threads for its width.
+    take, and choose threads for its width. Its `tokenizer` too, unless that is there already.
 
     Every operation waits for its slowest thread. On narrow models an operation is shorter than
     a time slice, so next to other busy processes two threads are many times slower than one.
@@ -43,7 +46,7 @@ def open_model(
         f"{readable(free)} are free"
     )
     with weights_within_memory(readable(footprint.weights)):
-        model = load_model(name, machine.dtype, machine.device, machine.device_map)
+        model = load_model(name, machine.dtype, machine.device, machine.device_map, tokenizer)
     model.max_batch_tokens, model.checkpointing = tokens, checkpointing
     if model.hidden_size <= NARROW:
         torch.set_num_threads(1)
@@ -51,7 +54,11 @@ def open_model(
 
 
 def load_model(
-    name: str, dtype: str = "auto", device: str = "auto", device_map: str = "none"
+    name: str,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: str = "none",
+    tokenizer: Any = None,
 ) -> HookedModel:
     """Load a local checkpoint folder or hub model, frozen; the options are those of `Machine`.
     Raises ModelError."""
@@ -60,7 +67,7 @@ def load_model(
     from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 
     config = read_config(name)
-    tokenizer = load_tokenizer(name)
+    tokenizer = tokenizer or load_tokenizer(name)
     try:
         network: Any = AutoModelForCausalLM.from_pretrained(
             name,

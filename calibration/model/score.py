@@ -5,26 +5,15 @@ hooks that are open while it runs.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from calibration.model.batches import by_length
 from calibration.model.hooked import HookedModel, last_tokens
 from ifedicl_serve.contract.labels import LabelTrie
 from ifedicl_serve.contract.tokens import Prompt, token_ids
-
-FloatArray = npt.NDArray[np.float32]
-
-
-class Features(NamedTuple):
-    """Label log-probabilities [prompts, labels], and the last hidden states [prompts, hidden] that
-    the first token to tell labels apart is predicted from."""
-
-    log_probs: FloatArray
-    hidden: FloatArray
+from ifedicl_serve.fitting.features import Features, FloatArray
 
 
 @torch.inference_mode()

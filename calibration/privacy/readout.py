@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from calibration.ladder import private_rung
-from calibration.model.score import Features
 from calibration.privacy.accountant import GRADIENT_NOISE, noise_multiplier
 from calibration.privacy.mechanism import SYSTEM, Randomness, clip, noised
 from calibration.readout.noisy import NoisySums, class_means, noisy_added, unbalance, units
-from calibration.readout.stack import logits
-from calibration.readout.statistics import Doubles
 from calibration.settings import Settings
 from ifedicl_serve.contract.readout import log_softmax
+from ifedicl_serve.fitting.features import Features
+from ifedicl_serve.fitting.stack import logits
+from ifedicl_serve.fitting.statistics import Doubles
 
 # Public constants. A row of subj, emotion, ag_news or banking77 is 1.2 to 2.7 long before it is
 # clipped; a count weighs as much as keeps those of rare labels apart from noise.

@@ -6,11 +6,11 @@ from dataclasses import fields
 
 import numpy as np
 
-from calibration.readout.fit import Told
 from calibration.readout.noisy import NoisySums, NoisyTold
-from calibration.readout.stack import Asked, Curvature
-from calibration.readout.statistics import Doubles, Statistics
 from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.fitting.fit import Told
+from ifedicl_serve.fitting.stack import Asked, Curvature
+from ifedicl_serve.fitting.statistics import Doubles, Statistics
 
 FLOAT32, FLOAT64 = 4, 8
 

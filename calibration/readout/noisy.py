@@ -17,13 +17,13 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from calibration.readout.directions import Directions
-from calibration.readout.fit import tensors_of
-from calibration.readout.reader import mean_removed
-from calibration.readout.stack import TEMPERATURE, Prior
-from calibration.readout.statistics import Doubles
 from ifedicl_serve.contract.injection import TensorName
 from ifedicl_serve.contract.spec import ReadoutKind
+from ifedicl_serve.fitting.directions import Directions
+from ifedicl_serve.fitting.fit import tensors_of
+from ifedicl_serve.fitting.reader import mean_removed
+from ifedicl_serve.fitting.stack import TEMPERATURE, Prior
+from ifedicl_serve.fitting.statistics import Doubles
 
 NOISES = COUNT, STATE, LOG_PROBS, GRADIENT = 0, 1, 2, 3  # positions in `NoisySums.variances`
 STEPS = 8

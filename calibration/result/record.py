@@ -9,15 +9,15 @@ from importlib.metadata import version
 from statistics import fmean
 
 from calibration.calibrate import Calibrated
-from calibration.ladder import Rung
 from calibration.privacy.accountant import Releases
 from calibration.settings import Settings
-from calibration.stages.judge import DIGITS, Measured, Metrics
 from calibration.state import State
 from calibration.task import TaskDefinition
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity
-from ifedicl_serve.contract.spec import CalibrationRecord, RungRecord, TaskSpec
+from ifedicl_serve.contract.spec import CalibrationRecord, TaskSpec
+from ifedicl_serve.fitting.judge import DIGITS
+from ifedicl_serve.fitting.record import measurements, rung_records
 
 FLOAT32_BYTES = 4
 PACKAGES = ("torch", "transformers")
@@ -60,7 +60,7 @@ def calibration_spec(
             | (begun_at(done.state) if done else {})
             | circumstances,
             metrics=measurements(done.measured) if done else {},
-            rungs=rung_records(done, shape) if done else (),
+            rungs=rung_records(done.trials, done.labels, shape) if done else (),
             wire_bytes=wire_bytes(done, shape, vector_bytes, len(client_sizes)) if done else {},
             versions=versions(),
         ),
@@ -77,13 +77,6 @@ def begun_at(state: State) -> dict[str, int | float | str]:
     return {f"{fit}_from": said["task"] for fit, said in state.starts.items() if said["taken"]}
 
 
-def measurements(measured: Measured) -> Metrics:
-    """Metrics under the names they have in an artifact."""
-    zero_shot = {f"zero_shot_{name}": value for name, value in measured.before.items()}
-    adapted = {f"adapted_{name}": value for name, value in measured.after.items()}
-    return zero_shot | adapted | {"held_out": float(measured.rows)}
-
-
 def round_losses(done: Calibrated) -> tuple[float, ...]:
     """Each round's mean over all clients' steps, of what was fitted at the sites; none if the
     clients of a round withheld theirs."""
@@ -92,29 +85,6 @@ def round_losses(done: Calibrated) -> tuple[float, ...]:
     losses = done.state.losses[done.rung.fit]
     rounds = [[loss for steps in clients for loss in steps] for clients in losses]
     return tuple(round(fmean(steps), DIGITS) for steps in rounds) if all(rounds) else ()
-
-
-def rung_records(done: Calibrated, shape: tuple[int, int, int]) -> tuple[RungRecord, ...]:
-    """What was said of each rung that was tried."""
-    return tuple(
-        RungRecord(
-            name=trial.rung.name,
-            numbers=numbers(trial.rung, done.labels, shape),
-            log_loss=trial.metrics["log_loss"],
-            excess=round(trial.excess, DIGITS),
-            standard_error=round(trial.standard_error, DIGITS),
-            accuracy=trial.metrics["accuracy"],
-        )
-        for trial in done.trials
-    )
-
-
-def numbers(rung: Rung, labels: int, shape: tuple[int, int, int]) -> int:
-    """How many numbers of a task with so many labels are fitted on a rung."""
-    layers, sites, hidden = shape
-    at_sites = {"none": 0, "coefficients": 2, "channels": 2 * hidden}[rung.fit] * layers * sites
-    read_out = {"none": 0, "bias": 1 + labels, "head": 1 + labels * (1 + hidden)}[rung.readout]
-    return at_sites + read_out
 
 
 def wire_bytes(

@@ -12,9 +12,9 @@ from calibration.result.figures import draw_coefficients, draw_losses
 from calibration.result.outcome import Outcome
 from calibration.result.record import FLOAT32_BYTES
 from calibration.settings import SiteFit
-from calibration.stages.judge import Measured
 from calibration.state import State
 from ifedicl_serve.contract.spec import TaskSpec
+from ifedicl_serve.fitting.judge import Measured
 
 COEFFICIENT_FIGURE = "coefficients.png"
 

@@ -120,22 +120,6 @@ def loss_signs(
     return signs
 
 
-def benefit_signs(before: dict[str, float], after: dict[str, float]) -> list[str]:
-    """Held-out accuracy or log-loss that is no better than without adaptation."""
-    signs = []
-    if after["accuracy"] <= before["accuracy"]:
-        signs.append(
-            f"held-out accuracy {after['accuracy']:.3f} is not above zero-shot "
-            f"{before['accuracy']:.3f}; do not deploy this task before looking into it"
-        )
-    if after["log_loss"] >= before["log_loss"]:
-        signs.append(
-            f"held-out log-loss {after['log_loss']:.3f} is not below zero-shot "
-            f"{before['log_loss']:.3f}; do not rely on its probabilities"
-        )
-    return signs
-
-
 def _sites(found: Tensor) -> str:
     return ", ".join(f"layer {layer} {SITES[site]}" for layer, site in found.nonzero().tolist())
 

@@ -12,11 +12,8 @@ from torch import Tensor
 from calibration.calibrate import Calibrated, calibrate
 from calibration.data.examples import Example
 from calibration.data.rows import Rows
-from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel
 from calibration.privacy.readout import PrivateReader, PrivateReaders
-from calibration.readout.fit import Stack
-from calibration.readout.reader import Readers
 from calibration.result.outcome import Outcome
 from calibration.result.record import FLOAT32_BYTES, calibration_spec
 from calibration.run.progress import Progress
@@ -25,8 +22,7 @@ from calibration.settings import Settings, SiteFit
 from calibration.stages.evaluate import before_and_after
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
-from calibration.stages.judge import Judgement
-from calibration.stages.read import Read, held_out_loss, judge_rows, read_privately, read_rows
+from calibration.stages.read import held_out_loss, read_privately, read_rows
 from calibration.stages.start import EMPTY, Shelf
 from calibration.state import State, StateStore, fingerprint
 from calibration.task import TaskDefinition
@@ -34,6 +30,10 @@ from ifedicl_serve import __version__
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import SITES
 from ifedicl_serve.contract.spec import Fit, TaskSpec
+from ifedicl_serve.fitting.fit import Stack
+from ifedicl_serve.fitting.judge import Judgement, judge_rows
+from ifedicl_serve.fitting.reader import Read, Readers
+from ifedicl_serve.fitting.rungs import Rung
 
 
 @dataclass(frozen=True)

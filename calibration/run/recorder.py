@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from calibration.calibrate import Calibrated, Watch
-from calibration.ladder import ZERO_SHOT
 from calibration.result.outcome import Outcome
 from calibration.result.signs import (
     absent_signs,
-    benefit_signs,
     client_signs,
     counted,
     loss_signs,
@@ -25,6 +23,8 @@ from calibration.state import State, StateStore
 from ifedicl_serve.contract.artifact import save_artifact
 from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.contract.spec import TaskSpec
+from ifedicl_serve.fitting.rungs import ZERO_SHOT
+from ifedicl_serve.fitting.signs import benefit_signs
 
 
 class Recorder(Watch):

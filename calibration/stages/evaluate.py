@@ -14,9 +14,8 @@ from torch import Tensor
 from calibration.data.demonstrations import choose_demonstrations
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel, injected
-from calibration.model.score import Features, FloatArray, label_features, label_log_probs
+from calibration.model.score import label_features, label_log_probs
 from calibration.settings import Settings
-from calibration.stages.judge import DIGITS, Measured, Metrics
 from calibration.stages.read import features_of
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import Artifact
@@ -25,6 +24,8 @@ from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
 from ifedicl_serve.contract.spec import Extent
 from ifedicl_serve.contract.tokens import Prompt, token_ids
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.fitting.features import Features, FloatArray
+from ifedicl_serve.fitting.judge import DIGITS, Measured, Metrics
 
 
 class Evaluation:

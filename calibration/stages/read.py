@@ -1,38 +1,26 @@
-"""Stage 3, on a client: its rows' features under a fit, and what they say of every rung.
+"""Stage 3, on a client: its rows' features under a fit, to fit readouts to and to judge rungs by.
 
 Features of the bare model come from all rows: a readout of them is fitted to nothing else. Those
 under an injection come from held-out rows, as the others were seen when it was fitted.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from calibration.data.examples import Example
 from calibration.data.rows import Rows
-from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel, injected
-from calibration.model.score import Features, label_features
+from calibration.model.score import label_features
 from calibration.privacy.readout import PrivateRows
 from calibration.privacy.reference import REFERENCE_TEXTS
-from calibration.readout.fit import Stack
-from calibration.readout.folds import folds_of
-from calibration.readout.reader import Reader
 from calibration.settings import Settings
-from calibration.stages.judge import Judgement
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.injection import Injection, adapted_mask
-from ifedicl_serve.contract.readout import log_softmax
-
-
-class Read(NamedTuple):
-    """A client's reader of a fit, and which of its rows rungs are judged by."""
-
-    reader: Reader
-    judged: npt.NDArray[np.bool_]
+from ifedicl_serve.fitting.features import Features
+from ifedicl_serve.fitting.folds import folds_of
+from ifedicl_serve.fitting.reader import Read, Reader
 
 
 def read_rows(
@@ -52,7 +40,7 @@ def read_rows(
     if bare and by_held_out:
         judged[: len(rows.train)] = False
     labels = np.array(task.indices(chosen), dtype=int)
-    return Read(Reader(features, labels, folds_of(chosen)), judged)
+    return Read(Reader(features, labels, folds_of([row.text for row in chosen])), judged)
 
 
 def read_privately(
@@ -100,19 +88,3 @@ def held_out_loss(
     log_probs = features_of(model, task, rows.held_out, injection, settings).log_probs
     labels = task.indices(rows.held_out)
     return -float(log_probs[np.arange(len(labels)), labels].sum(dtype=float)), len(labels)
-
-
-def judge_rows(
-    reads: Mapping[str, Read], rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]
-) -> Judgement:
-    """A client's rows under every rung."""
-    log_probs = []
-    for rung in rungs:
-        reader, judged = reads[rung.fit]
-        stack = stacks.get(rung)
-        if stack is None:
-            log_probs.append(log_softmax(reader.log_probs)[judged])
-        else:
-            log_probs.append(reader.out_of_fold(stack.strength, stack.folds)[judged])
-    reader, judged = reads[rungs[0].fit]
-    return Judgement.of(log_probs, reader.labels[judged])

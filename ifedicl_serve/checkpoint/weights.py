@@ -20,25 +20,27 @@ from ifedicl_serve.errors import ModelError
 PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
-def weights_digest(model: str) -> str:
+def weights_digest(model: str, download_dir: str | None = None) -> str:
     """Of every vector whole and of every matrix its first row: what any training, or a merged
     LoRA, changes, in a few megabytes where the checkpoint has gigabytes. A folder without weights
-    (for vLLM's dummy ones) has the digest of none. Raises ModelError."""
-    paths = [_found(model, name) for name in sorted(weight_files(model))]
+    (for vLLM's dummy ones) has the digest of none. Weights of a hub model lie in `download_dir`,
+    where vLLM's flag of that name puts them, or in Hugging Face's cache. Raises ModelError."""
+    names = sorted(weight_files(model, download_dir))
+    paths = [_found(model, name, download_dir) for name in names]
     return digest_of({k: v for path in paths for k, v in _sample_digests(path).items()})
 
 
-def weight_files(model: str) -> set[str]:
+def weight_files(model: str, download_dir: str | None = None) -> set[str]:
     """The names of the files that transformers and vLLM both load, none if there are no weights.
 
     Raises ModelError, naming what to remove, if they would load different ones.
     """
-    names = file_names(model)
+    names = file_names(model, download_dir)
     _refuse_other_formats(model, names)
     beside = {name for name in names if fnmatch(name, "*.safetensors") and "/" not in name}
     if not beside:
         _refuse_pickles(model, names)
-    indexed = _indexed(model) if SAFE_WEIGHTS_INDEX_NAME in names else set()
+    indexed = _indexed(model, download_dir) if SAFE_WEIGHTS_INDEX_NAME in names else set()
     by_transformers = {SAFE_WEIGHTS_NAME} if SAFE_WEIGHTS_NAME in names else indexed
     by_vllm = indexed or beside
     if by_transformers != by_vllm:
@@ -85,8 +87,8 @@ def _refuse_pickles(model: str, names: set[str]) -> None:
             )
 
 
-def _indexed(model: str) -> set[str]:
-    weight_map = read_json(model, SAFE_WEIGHTS_INDEX_NAME).get("weight_map")
+def _indexed(model: str, download_dir: str | None) -> set[str]:
+    weight_map = read_json(model, SAFE_WEIGHTS_INDEX_NAME, download_dir).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(
             f"{model}/{SAFE_WEIGHTS_INDEX_NAME} has no weight_map; the file is damaged, download "
@@ -95,8 +97,8 @@ def _indexed(model: str) -> set[str]:
     return set(weight_map.values())
 
 
-def _found(model: str, name: str) -> Path:
-    path = find(model, name)
+def _found(model: str, name: str, download_dir: str | None) -> Path:
+    path = find(model, name, download_dir)
     if path is None:
         raise ModelError(
             f"{model}/{name}: {SAFE_WEIGHTS_INDEX_NAME} names this file, and it is not there; "

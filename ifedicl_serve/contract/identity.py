@@ -33,10 +33,20 @@ class ModelIdentity(BaseModel):
     weights_digest: str
 
     @classmethod
-    def of(cls, model: str, weights: bool = True) -> "ModelIdentity":
+    def of(
+        cls,
+        model: str,
+        weights: bool = True,
+        download_dir: str | None = None,
+        tokenizer: Any = None,
+    ) -> "ModelIdentity":
         """Identity of a local checkpoint folder or hub model. Raises ModelError if it is
         incomplete, or if calibration and serving would load different files of it.
 
+        A hub model's weights are looked for in `download_dir`, its config and tokenizer in Hugging
+        Face's cache, as vLLM does with its flag of that name.
+
+        `tokenizer` is the model's, if `load_tokenizer` has loaded it already.
         Without `weights` their files are not looked for and their digest is empty, which is that of
         no model."""
         config = read_json(model, "config.json")
@@ -46,8 +56,8 @@ class ModelIdentity(BaseModel):
             name=Path(model).resolve().name if Path(model).is_dir() else model,
             architecture=architecture_of(model),
             config_digest=digest_of(stable),
-            tokenizer_digest=tokenizer_digest(load_tokenizer(model)),
-            weights_digest=weights_digest(model) if weights else "",
+            tokenizer_digest=tokenizer_digest(tokenizer or load_tokenizer(model)),
+            weights_digest=weights_digest(model, download_dir) if weights else "",
         )
 
     def with_weights(self, digest: str) -> "ModelIdentity":

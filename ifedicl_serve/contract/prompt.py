@@ -76,6 +76,13 @@ class PromptTemplate(BaseModel):
         """Head and tail around the placeholder, for people."""
         return f"{self.head}{PLACEHOLDER}{self.tail}"
 
+    def begun_as(self, other: "PromptTemplate") -> "PromptTemplate":
+        """With all that stands before a text as another template, of the same kind, has it."""
+        turns = (
+            other.turns and self.turns and other.turns.model_copy(update={"tail": self.turns.tail})
+        )
+        return self.model_copy(update={"head": other.head, "turns": turns})
+
     def render(self, text: str) -> Prompt:
         """The prompt for a text, up to where the label goes."""
         return Prompt((self.head, text, self.tail))

@@ -141,5 +141,10 @@ class TaskSpec(BaseModel):
         return "+".join(kinds) or "zero-shot"
 
     @property
+    def adapts_text(self) -> bool:
+        """Whether it adapts the tokens of a text, and not its prompt's tail alone, or nothing."""
+        return self.fit != "none" and self.extent == "all"
+
+    @property
     def verbalizations(self) -> list[str]:
         return [label.verbalization for label in self.labels]

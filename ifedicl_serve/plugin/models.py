@@ -174,7 +174,8 @@ def _slot_tables(model: Any, vllm_config: VllmConfig) -> SlotTables:
     own = get_pp_indices(num_layers, pipeline.rank_in_group, pipeline.world_size)
     hidden_size, device = model_config.get_hidden_size(), torch.get_default_device()
     num_tasks = tasks.resident_tasks(scheduler.max_num_seqs)
-    identity = ModelIdentity.of(model_config.model)
+    download_dir = vllm_config.load_config.download_dir
+    identity = ModelIdentity.of(model_config.model, download_dir=download_dir)
     artifacts = WorkerArtifacts(tasks.tasks_dir, identity, num_layers, hidden_size, tasks.trusted)
     label_rows = None
     if model_config.runner_type == "pooling" and pipeline.is_last_rank:

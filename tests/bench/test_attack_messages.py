@@ -8,12 +8,12 @@ import torch
 
 from bench.attack import ATTACKS, KINDS, headline, reading
 from bench.federation.attack_messages import Channels, LabelRows, Rows, received
-from calibration.model.score import Features
 from calibration.privacy.readout import COUNT, PrivateReader, PrivateRows
-from calibration.readout.folds import FOLDS
-from calibration.readout.statistics import Statistics
 from calibration.settings import Settings
 from ifedicl_serve.contract.readout import log_softmax
+from ifedicl_serve.fitting.features import Features
+from ifedicl_serve.fitting.folds import FOLDS
+from ifedicl_serve.fitting.statistics import Statistics
 
 HIDDEN, LABELS, COUNT_ROWS = 6, 3, 12
 HEAD = Settings(layers=(0,), fit="head")

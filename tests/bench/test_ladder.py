@@ -12,15 +12,16 @@ from bench.ladder.few_shot import few_shot
 from bench.ladder.lora import RATES
 from bench.ladder.table import METHODS, headline, markdown, worst_below_cheap
 from calibration.data.examples import Example
-from calibration.ladder import PAPERS, Rung
+from calibration.ladder import PAPERS
 from calibration.model.load import open_model
 from calibration.readout.metered import Metered
-from calibration.readout.reader import Readers
 from calibration.settings import Machine, Settings
 from calibration.stages.evaluate import Evaluation
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import Label
+from ifedicl_serve.fitting.reader import Readers
+from ifedicl_serve.fitting.rungs import Rung
 
 
 def cell(accuracy: float, **others: float) -> dict:

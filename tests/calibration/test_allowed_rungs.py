@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from calibration.ladder import PAPERS, Rung, tried
+from calibration.ladder import PAPERS, tried
 from calibration.settings import Settings
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.fitting.rungs import Rung
 
 SETTINGS = Settings(layers=(0,))
 

@@ -8,25 +8,29 @@ import time
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 import torch
 
-from calibration import ladder
 from calibration.command.calibrate import calibrate as run_cli
 from calibration.data.examples import Example
 from calibration.data.rows import Rows
+from calibration.ladder import LADDER
 from calibration.model.hooked import HookedModel
 from calibration.result.outcome import Outcome
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
 from calibration.settings import Settings, SiteFit
 from calibration.stages.evaluate import compare
-from calibration.stages.judge import NOTHING
+from calibration.stages.read import features_of
 from calibration.state import STATE_FILE, StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import DataError
+from ifedicl_serve.fitting.judge import NOTHING
+from ifedicl_serve.fitting.rungs import BARE_RUNGS, ZERO_SHOT
+from ifedicl_serve.fitting.task import fit_task
 
 PAPER = Settings(
     layers=(1, 2), fit="coefficients", readout="none", rounds=3, local_steps=3, batch_size=4
@@ -169,10 +173,10 @@ def test_auto_tries_readouts_alone_where_few_rows_are_held_out(job: Job, tmp_pat
 
 def test_auto_tries_every_rung_where_rows_can_tell(job: Job, tmp_path: Path) -> None:
     outcome = run(climbed(job, fit="auto", readout="auto", least_held_out=2), tmp_path / "toy")
-    assert [trial.rung for trial in outcome.done.trials] == list(ladder.LADDER)
+    assert [trial.rung for trial in outcome.done.trials] == list(LADDER)
     assert outcome.done.measured.rows == 2
     done = outcome.done
-    assert all(done.tensors_of(rung) for rung in ladder.LADDER[1:])
+    assert all(done.tensors_of(rung) for rung in LADDER[1:])
     chosen = next(trial for trial in outcome.done.trials if trial.rung == outcome.done.rung)
     assert outcome.done.measured.after == chosen.metrics
     assert chosen.excess <= chosen.standard_error
@@ -185,6 +189,30 @@ def test_what_a_rung_measures_is_what_the_task_says_of_other_rows(job: Job, tmp_
     outcome = run(job, tmp_path / "toy")
     compared = compare(job.model, outcome.artifact, test, [], shots=0)
     assert outcome.done.measured == (compared["zero_shot"], compared["adapted"], 4)
+
+
+TAILS = [(rung.readout if rung.fit == "none" else rung.fit, rung.readout) for rung in LADDER[1:]]
+
+
+@pytest.mark.parametrize(("fit", "readout"), [*TAILS, ("auto", "auto")])
+def test_with_extent_tail_every_rung_is_a_task_that_reads_texts_as_the_base_model_does(
+    job: Job, tmp_path: Path, fit: str, readout: str
+) -> None:
+    test = [row for rows in job.clients for row in rows.everything][:4]
+    settings = climbed(job, fit=fit, readout=readout, extent="tail", least_held_out=2, rounds=1)
+    outcome = run(dataclasses.replace(settings, test=test), tmp_path / "toy")
+    spec = outcome.artifact.spec
+    assert not spec.adapts_text
+    assert spec.extent == ("all" if spec.fit == "none" else "tail")
+    compared = compare(job.model, outcome.artifact, test, [], shots=0)
+    assert outcome.done.measured == (compared["zero_shot"], compared["adapted"], 4)
+
+
+@pytest.mark.parametrize("readout", ["none", "bias", "head"])
+def test_with_extent_tail_private_clients_fit_too(job: Job, tmp_path: Path, readout: str) -> None:
+    settings = {"fit": "channels", "readout": readout, "extent": "tail", "epsilon": 8.0}
+    outcome = run(climbed(job, **settings, rounds=1), tmp_path / "toy")
+    assert (outcome.artifact.spec.fit, outcome.artifact.spec.extent) == ("channels", "tail")
 
 
 def test_channels_are_kept_of_the_round_with_the_lowest_held_out_loss(
@@ -253,3 +281,17 @@ def test_sigkill_in_a_real_process_then_resume(
     digests = {load_artifact(tmp_path / name).digest for name in ("killed", "undisturbed")}
     assert len(digests) == 1
     assert not state.exists()
+
+
+def test_of_bare_rungs_it_is_what_is_fitted_to_the_rows_features(job: Job, tmp_path: Path) -> None:
+    """`fit_task` is all there is to it: whoever has the features needs no calibration."""
+    rows = [row for part in job.clients for row in part.everything]
+    alone = dataclasses.replace(job, clients=[Rows(rows)])
+    done = run(climbed(alone, fit="auto", readout="auto"), tmp_path / "toy").done
+    features = features_of(job.model, job.task, rows, None, job.settings)
+    labels = np.array(job.task.indices(rows))
+    direct = fit_task([row.text for row in rows], features, labels, BARE_RUNGS)
+    assert direct.rung == done.rung != ZERO_SHOT
+    assert (direct.trials, direct.measured) == (done.trials, done.measured)
+    assert direct.tensors.keys() == done.tensors.keys()
+    assert all(torch.equal(direct.tensors[name], done.tensors[name]) for name in done.tensors)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from calibration.model.hooked import HookedModel, injected
-from calibration.model.score import Features, label_features
+from calibration.model.score import label_features
 from calibration.stages.evaluate import read_out
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.injection import adapted_mask
@@ -14,6 +14,7 @@ from ifedicl_serve.contract.labels import LabelTrie
 from ifedicl_serve.contract.prompt import label_trie, tail_tokens
 from ifedicl_serve.contract.readout import row_scores
 from ifedicl_serve.contract.spec import TaskSpec
+from ifedicl_serve.fitting.features import Features
 
 
 def trie_of(model: HookedModel, spec: TaskSpec) -> LabelTrie:

@@ -40,12 +40,12 @@ CHAT = PromptTemplate(
 
 
 @pytest.mark.parametrize(
-    ("fit", "readout", "prompt"),
+    ("fit", "readout", "extent", "prompt"),
     [
-        ("coefficients", "none", CHAT),
-        ("channels", "head", PLAIN),
-        ("head", "auto", PLAIN),
-        ("auto", "auto", PLAIN),
+        ("coefficients", "none", "all", CHAT),
+        ("channels", "head", "tail", PLAIN),
+        ("head", "auto", "all", PLAIN),
+        ("auto", "auto", "tail", PLAIN),
     ],
 )
 def test_equals_a_calibration_in_one_process(
@@ -57,10 +57,12 @@ def test_equals_a_calibration_in_one_process(
     tmp_path: Path,
     fit,
     readout,
+    extent,
     prompt: PromptTemplate,
 ) -> None:
     task = dataclasses.replace(task, prompt=prompt)
-    settings = dataclasses.replace(SETTINGS, fit=fit, readout=readout, least_held_out=1)
+    rungs = {"fit": fit, "readout": readout, "extent": extent, "least_held_out": 1}
+    settings = dataclasses.replace(SETTINGS, **rungs)
     asked = invitation.model_copy(update={"settings": settings, "prompt": prompt})
     federated = run(grid, asked, tmp_path / "federated")
     parts = [examples[:5], examples[5:9], examples[9:]]

@@ -21,19 +21,19 @@ from calibration.federation.client.participant import Owner, Participant
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import array_record
-from calibration.ladder import Rung
 from calibration.model.hooked import HookedModel
-from calibration.readout import reader
-from calibration.readout.directions import Directions, directions
-from calibration.readout.fit import fit_readouts, readout_tensors
-from calibration.readout.folds import FOLDS
-from calibration.readout.reader import Readers
-from calibration.readout.statistics import Statistics
 from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
 from calibration.state import StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import QuorumError
+from ifedicl_serve.fitting import reader
+from ifedicl_serve.fitting.directions import Directions, directions
+from ifedicl_serve.fitting.fit import fit_readouts, readout_tensors
+from ifedicl_serve.fitting.folds import FOLDS
+from ifedicl_serve.fitting.reader import Readers
+from ifedicl_serve.fitting.rungs import Rung
+from ifedicl_serve.fitting.statistics import Statistics
 from tests.federation.conftest import SETTINGS, LoopGrid, Tamper
 from tests.federation.running import held, kinds, run
 from tests.federation.test_federate_faults import array, nan, with_arrays

@@ -11,6 +11,7 @@ from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.coordinator.submit import prepare_invitation
 from calibration.federation.wire.invitation import Invitation
 from calibration.task import TaskDefinition
+from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 from ifedicl_serve.contract.artifact import load_artifact
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import QuorumError
@@ -23,7 +24,9 @@ def weightless(llama_folder: Path, task: TaskDefinition, tmp_path: Path) -> Invi
     """As `ifedicl federate` makes it of a folder without weights."""
     folder = tmp_path / llama_folder.name
     shutil.copytree(llama_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    invitation = prepare_invitation(str(folder), task, "fp32", lambda num_layers: SETTINGS)
+    invitation = prepare_invitation(
+        str(folder), load_tokenizer(str(folder)), task, "fp32", lambda num_layers: SETTINGS
+    )
     assert invitation.model.weights_digest == ""
     return invitation
 

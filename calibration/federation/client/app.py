@@ -35,9 +35,9 @@ from calibration.federation.wire.sums import (
     stacks_of,
     statistics_record,
 )
-from calibration.stages.judge import Judgement
-from calibration.stages.read import Read, judge_rows
 from ifedicl_serve.errors import FederationError
+from ifedicl_serve.fitting.judge import Judgement, judge_rows
+from ifedicl_serve.fitting.reader import Read
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 

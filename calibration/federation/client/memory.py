@@ -14,14 +14,13 @@ from calibration.federation.wire.messages import (
     array_record,
     told_name,
 )
-from calibration.model.score import Features
 from calibration.privacy.readout import PrivateRows
-from calibration.readout.reader import Reader
-from calibration.readout.statistics import Statistics
 from calibration.settings import SITE_FITS
-from calibration.stages.read import Read
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
+from ifedicl_serve.fitting.features import Features
+from ifedicl_serve.fitting.reader import Read, Reader
+from ifedicl_serve.fitting.statistics import Statistics
 
 TOPICS = (INVITATION, VECTOR, READING, SUMS, *SITE_FITS)
 READ, LEARNT = "read", "learnt"

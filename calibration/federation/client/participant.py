@@ -26,12 +26,13 @@ from calibration.privacy.readout import PrivateRows
 from calibration.settings import Machine, Settings, SiteFit
 from calibration.stages.extract import ClientVector, extract_vector
 from calibration.stages.fit import ClientUpdate, fit_round
-from calibration.stages.read import Read, held_out_loss, read_privately, read_rows
+from calibration.stages.read import held_out_loss, read_privately, read_rows
 from calibration.task import TaskDefinition
 from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
 from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.errors import DataError, FederationError
+from ifedicl_serve.fitting.reader import Read
 
 logger = logging.getLogger("flwr")  # Flower shows this logger's lines
 
@@ -161,15 +162,20 @@ def _refuse_less_privacy(owner: Owner, asked: Settings) -> None:
 
 @lru_cache(maxsize=1)
 def _model(name: str, machine: Machine) -> HookedModel:
-    return open_model(name, machine, logger.info)
+    return open_model(name, machine, logger.info, _tokenizer(name))
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(name: str) -> Any:
+    return load_tokenizer(name)
 
 
 @lru_cache(maxsize=1)
 def _reader(name: str) -> tuple[Any, int]:
     """A model's tokenizer, and how many tokens it reads."""
-    return load_tokenizer(name), longest_prompt(AutoConfig.from_pretrained(name))
+    return _tokenizer(name), longest_prompt(AutoConfig.from_pretrained(name))
 
 
 @lru_cache(maxsize=1)
 def _identity(name: str) -> ModelIdentity:
-    return ModelIdentity.of(name)
+    return ModelIdentity.of(name, tokenizer=_tokenizer(name))

@@ -23,18 +23,18 @@ from calibration.federation.wire.messages import (
     told_name,
 )
 from calibration.federation.wire.sums import FITS, asked_of, noisy_of, statistics_of, theta_of
-from calibration.ladder import LADDER, Rung, private_rung, rungs_of
+from calibration.ladder import LADDER, private_rung, rungs_of
 from calibration.model.sites import injection_of
 from calibration.privacy.readout import PrivateReader, PrivateRows
 from calibration.readout.noisy import STEPS
-from calibration.readout.reader import Readers
-from calibration.readout.stack import Asked
-from calibration.readout.statistics import Doubles, Statistics
 from calibration.settings import SiteFit
-from calibration.stages.read import Read
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
+from ifedicl_serve.fitting.reader import Read, Readers
+from ifedicl_serve.fitting.rungs import Rung
+from ifedicl_serve.fitting.stack import Asked
+from ifedicl_serve.fitting.statistics import Doubles, Statistics
 
 RUNGS = {rung.name: rung for rung in LADDER}
 

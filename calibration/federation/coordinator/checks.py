@@ -12,11 +12,11 @@ from torch import Tensor
 from calibration.federation.wire.messages import LARGEST_LOSS
 from calibration.model.sites import SCALE, SHIFT
 from calibration.readout.noisy import NoisySums
-from calibration.readout.stack import Curvature
-from calibration.readout.statistics import Doubles, Statistics
 from calibration.settings import SiteFit
-from calibration.stages.judge import PREDICTED, RIGHT, TRUE, Judgement
 from ifedicl_serve.errors import FederationError
+from ifedicl_serve.fitting.judge import PREDICTED, RIGHT, TRUE, Judgement
+from ifedicl_serve.fitting.stack import Curvature
+from ifedicl_serve.fitting.statistics import Doubles, Statistics
 
 LARGEST_ACTIVATION = 1e7  # some models exceed fp16's 65504; squares overflow at 1e19
 LARGEST_COEFFICIENT = 100.0  # fitted ones stay within about 3, as do scales

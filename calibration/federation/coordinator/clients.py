@@ -45,18 +45,18 @@ from calibration.federation.wire.messages import (
     told_name,
 )
 from calibration.federation.wire.sums import judgement_of, stacks_record
-from calibration.ladder import Rung
 from calibration.model.sites import first_values
-from calibration.readout.fit import Stack
 from calibration.run.progress import Progress
 from calibration.settings import SiteFit
 from calibration.stages.extract import ClientVector
 from calibration.stages.fit import ClientUpdate
-from calibration.stages.judge import Judgement
 from calibration.state import State
 from ifedicl_serve.contract.injection import adapted_mask
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import QuorumError
+from ifedicl_serve.fitting.fit import Stack
+from ifedicl_serve.fitting.judge import Judgement
+from ifedicl_serve.fitting.rungs import Rung
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 

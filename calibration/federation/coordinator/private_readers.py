@@ -21,8 +21,8 @@ from calibration.federation.wire.messages import (
 )
 from calibration.federation.wire.sums import gradient_of, noisy_of, noisy_record, theta_record
 from calibration.readout.noisy import NoisySums, noisy_added
-from calibration.readout.statistics import Doubles
 from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.fitting.statistics import Doubles
 
 Answer = TypeVar("Answer")
 

@@ -31,10 +31,10 @@ from calibration.federation.wire.sums import (
     statistics_of,
     statistics_record,
 )
-from calibration.readout.reader import added, curvatures_added, losses_added
-from calibration.readout.stack import Asked, Curvature, FewerRows
-from calibration.readout.statistics import Statistics
 from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.fitting.reader import added, curvatures_added, losses_added
+from ifedicl_serve.fitting.stack import Asked, Curvature, FewerRows
+from ifedicl_serve.fitting.statistics import Statistics
 
 logger = logging.getLogger("flwr")  # Flower shows and collects this logger's lines
 

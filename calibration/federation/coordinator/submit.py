@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from transformers import AutoConfig
@@ -13,9 +14,9 @@ from calibration.federation.coordinator.federate import federated_spec
 from calibration.federation.scripts import SCRIPTS
 from calibration.federation.wire.invitation import Invitation
 from calibration.settings import Settings
-from calibration.task import TaskDefinition, first_problem
-from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
+from calibration.task import TaskDefinition
 from ifedicl_serve.contract.identity import ModelIdentity
+from ifedicl_serve.contract.problem import first_problem
 from ifedicl_serve.errors import FederationError, ModelError
 
 APP = Path(__file__).parents[1] / "app"
@@ -23,20 +24,25 @@ JOB_FILE = "federation.json"
 
 
 def prepare_invitation(
-    model: str, task: TaskDefinition, wire: str, settings_for: Callable[[int], Settings]
+    model: str,
+    tokenizer: Any,
+    task: TaskDefinition,
+    wire: str,
+    settings_for: Callable[[int], Settings],
 ) -> Invitation:
     """An invitation that has passed every check an artifact must pass; `settings_for` is told how
     many layers the model has.
 
-    Reads the model's config and tokenizer. Which weights they belong to the clients say, unless
+    Reads the model's config. Which weights it and the tokenizer belong to the clients say, unless
     the model is a folder that has them.
     """
-    identity = ModelIdentity.of(model, weights=any(Path(model).glob("*.safetensors")))
+    weights = any(Path(model).glob("*.safetensors"))
+    identity = ModelIdentity.of(model, weights, tokenizer=tokenizer)
     try:
         config = AutoConfig.from_pretrained(model)
-        task.trie(load_tokenizer(model))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read model {model!r}: {error}") from error
+    task.trie(tokenizer)
     try:
         invitation = Invitation(
             name=task.name,
@@ -51,6 +57,7 @@ def prepare_invitation(
         federated_spec(invitation)
     except ValidationError as error:
         raise first_problem(error) from error
+    task.refuse_empty_tail(tokenizer, invitation.settings.extent)
     return invitation
 
 

@@ -15,16 +15,17 @@ from flwr.app import ArrayRecord
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import array_record, arrays_of
 from calibration.federation.wire.tensors import Layout
-from calibration.ladder import Rung, private_rung
-from calibration.readout.directions import STRENGTHS
-from calibration.readout.fit import Stack
-from calibration.readout.folds import FOLDS
+from calibration.ladder import private_rung
 from calibration.readout.noisy import NOISES, NoisySums
-from calibration.readout.stack import BIAS, STARTS, Asked, Curvature
-from calibration.readout.statistics import Doubles, Statistics, block_size
-from calibration.stages.judge import Judgement
 from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
+from ifedicl_serve.fitting.directions import STRENGTHS
+from ifedicl_serve.fitting.fit import Stack
+from ifedicl_serve.fitting.folds import FOLDS
+from ifedicl_serve.fitting.judge import Judgement
+from ifedicl_serve.fitting.rungs import Rung
+from ifedicl_serve.fitting.stack import BIAS, STARTS, Asked, Curvature
+from ifedicl_serve.fitting.statistics import Doubles, Statistics, block_size
 
 FITS: tuple[Fit, ...] = get_args(Fit)  # that rows are read under
 MAX_ASKED = len(FITS) * (1 + len(STRENGTHS)) * len(STARTS)  # in one message

@@ -1,5 +1,6 @@
 """`GET /v1/tasks`, `GET /v1/tasks/{name}` and what was fitted for it."""
 
+from hashlib import sha256
 from threading import current_thread
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from ifedicl_serve.contract.artifact import VECTORS_FILE, load_artifact
 from ifedicl_serve.contract.injection import BETA, LAMBDA
+from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import CalibrationRecord, RungRecord
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
@@ -80,6 +82,8 @@ def test_a_task_card_says_what_the_task_is(client, registry):
         "base_model": "base",
         "rung": "coefficients",
         "extent": "all",
+        "adapts_text": True,
+        "head_digest": sha256(b"Text: ").hexdigest(),
         "layers": [2, 3],
         "sites": ["attn", "mlp"],
         "metrics": {"accuracy": 0.75},
@@ -170,6 +174,21 @@ def test_the_list_and_the_card_say_rung_and_extent(rungs):
     assert listed == [("least", "head", "all"), ("most", "channels+head", "tail")]
     card = client.get("/v1/tasks/least").json()
     assert (card["rung"], card["layers"], card["sites"]) == ("head", [], [])
+
+
+def test_the_list_says_which_tasks_compute_a_text_once(tokenizer, tmp_path):
+    """Those of one head that adapt no token of it."""
+    reviews, texts = (PromptTemplate.of(f"{kind}: {{text}}\nGood?") for kind in ("Review", "Text"))
+    make_artifact(tmp_path / "all", name="all")
+    make_artifact(tmp_path / "tail", name="tail", extent="tail", prompt=reviews)
+    for name, prompt in (("head", reviews), ("other", texts)):
+        make_artifact(tmp_path / name, name=name, prompt=prompt, rung="head", **NOTHING_ADAPTED)
+    registry = TaskRegistry(tmp_path, MODEL, tokenizer)
+    with running(application(registry, tokenizer, FakeEngine())) as client:
+        listed = {task["id"]: task for task in tasks(client).json()["data"]}
+    assert [name for name, task in listed.items() if task["adapts_text"]] == ["all"]
+    heads = {name: task["head_digest"] for name, task in listed.items()}
+    assert heads["all"] == heads["tail"] == heads["head"] != heads["other"]
 
 
 def test_the_card_says_what_was_tried_and_which_was_chosen(rungs):

@@ -1,12 +1,16 @@
 """Flags of `vllm serve` that tasks cannot be served with are usage errors, by vLLM's own parser."""
 
+import shutil
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from vllm import EngineArgs
 
 from api import serve
 from api.options import ServeOptions
-from api.vllm.launch import configure_server
+from api.vllm.launch import configure_server, download_dir
 from ifedicl_serve.plugin.config import TaskConfig
 from tests.api.conftest import TINY_QWEN2
 from tests.api.test_serve import UNSENDABLE
@@ -84,3 +88,27 @@ def test_case_11_a_root_path_begins_every_path(flag, root_path):
     args = Namespace(root_path=flag, middleware=[], runner="pooling")
     configure_server(args, None, (), ServeOptions())
     assert args.root_path == root_path
+
+
+@pytest.mark.parametrize(
+    "flags", [["--download-dir", "/weights"], ["--dtype", "half", "--download_dir=/weights"]]
+)
+def test_a_hub_models_weights_are_where_vllm_is_told_to_put_them(monkeypatch, flags):
+    """So that no identity check downloads them a second time."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert download_dir(flags) == "/weights"
+    assert download_dir(["--dtype", "half"]) is None
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert download_dir(flags) is None
+
+
+def test_offline_vllm_takes_a_hub_model_from_hugging_faces_cache(monkeypatch, tmp_path):
+    """Whatever `--download-dir` says, which is why `download_dir` says nothing then."""
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "c0ffee"
+    shutil.copytree(TINY_QWEN2, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    args = EngineArgs(model="some/model", download_dir="/weights")
+    assert Path(args.model) == snapshot

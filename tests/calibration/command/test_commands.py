@@ -185,6 +185,95 @@ def test_a_line_says_that_a_model_has_a_chat_template(
     assert '"turns"' not in (tmp_path / "toy" / "task.json").read_text()
 
 
+def test_a_task_takes_the_head_of_another_and_has_its_own_tail_and_labels(
+    llama_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    topic, data = tmp_path / "topic", ["--data", files["jsonl"]]
+    assert (
+        calibrate(
+            llama_folder, topic, *data, "--fit", "head", "--template", r"News: {text}\nTopic:"
+        )
+        == 0
+    )
+    share = ["--share-with", topic, "--fit", "channels", "--extent", "tail"]
+    for template in ([], ["--template", r"{text}\nMood:"], ["--template", r"News: {text}\nMood:"]):
+        assert calibrate(llama_folder, tmp_path / "mood", *data, *share, *template) == 0
+        prompt = load_artifact(tmp_path / "mood").spec.prompt
+        assert (prompt.head, prompt.tail) == ("News: ", "\nMood:" if template else "\nLabel:")
+    capsys.readouterr()
+    assert inspect([str(tmp_path)]) == 0
+    assert 'mood, topic: a text behind "News: " is' in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_chat_takes_the_head_of_another_in_its_demonstrations_too(
+    chat_folder: Path, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = ["--data", files["csv"], "--chat", "--fit", "head"]
+    messages = ["--system", "Short.", "--user", r"Text: {text}\nTopic?"]
+    assert calibrate(chat_folder, tmp_path / "topic", *data, *messages) == 0
+    share = ["--share-with", tmp_path / "topic", "--user", r"{text}\nMood?"]
+    assert calibrate(chat_folder, tmp_path / "mood", *data, *share) == 0
+    theirs, own = (load_artifact(tmp_path / name).spec.prompt for name in ("topic", "mood"))
+    assert own.head == theirs.head == "<|endoftext|>system\nShort.\n<|endoftext|>user\nText: "
+    assert own.tail == "\nMood?\n<|endoftext|>assistant\n" == own.turns.tail
+    assert own.turns == theirs.turns.model_copy(update={"tail": own.tail})
+    assert calibrate(chat_folder, tmp_path / "mood", *data[:2], *share[:2], "--fit", "head") == 1
+    error = capsys.readouterr().err
+    assert error == f"error: --share-with {tmp_path}/topic: its prompts are a chat's; add --chat\n"
+    assert calibrate(chat_folder, tmp_path / "mood", *data, *share, "--system", "Long.") == 1
+    assert "begin --template or --user with {text}, and leave --system out" in (
+        " ".join(capsys.readouterr().err.split())
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--share-with", "TOPIC"], "add --extent tail, or --fit bias or head"),
+        (
+            ["--share-with", "TOPIC", "--fit", "head", "--template", "News: {text}:"],
+            "begins prompts with 'Text: ', what was typed with 'News: '",
+        ),
+        (
+            ["--share-with", "TOPIC", "--fit", "head", "--chat"],
+            "its prompts are plain; leave --chat out",
+        ),
+        (["--extent", "tail", "--template", "Is {text}"], "is nothing in template 'Is {text}'"),
+    ],
+)
+def test_what_could_not_share_a_text_is_refused(
+    chat_folder: Path,
+    files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    options: list[str],
+    message: str,
+) -> None:
+    topic, data = tmp_path / "topic", ["--data", files["csv"]]
+    assert calibrate(chat_folder, topic, *data, "--fit", "bias") == 0
+    typed = [topic if option == "TOPIC" else option for option in options]
+    assert calibrate(chat_folder, tmp_path / "mood", *data, *typed) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_task_that_shares_no_text_is_said_or_refused(
+    llama_folder: Path,
+    chat_folder: Path,
+    files: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """As it adapts all tokens; as its tokenizer is another, be it by a chat template."""
+    topic, data = tmp_path / "topic", ["--data", files["csv"]]
+    paper = ["--fit", "coefficients", "--readout", "none"]
+    share = ["--share-with", topic, "--fit", "head"]
+    assert calibrate(llama_folder, topic, *data, *paper) == 0
+    assert calibrate(llama_folder, tmp_path / "mood", *data, *share) == 0
+    assert f"{topic} adapts a text's own tokens, so it shares none" in capsys.readouterr().err
+    assert calibrate(chat_folder, tmp_path / "mood", *data, *share) == 1
+    assert "calibrated with another tokenizer, so no text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

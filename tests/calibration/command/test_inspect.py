@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 
 from calibration.command.artifacts import inspect
+from ifedicl_serve.contract.artifact import VECTORS_FILE
+from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import RungRecord
-from tests.ifedicl_serve.factory import NOTHING_ADAPTED, make_artifact, make_spec
+from tests.ifedicl_serve.factory import (
+    MODEL,
+    NOTHING_ADAPTED,
+    edit_task,
+    make_artifact,
+    make_spec,
+)
 
 TRIED = (
     RungRecord(
@@ -61,3 +69,59 @@ def test_a_task_of_a_readout_alone(shown) -> None:
 def test_long_values_are_folded(shown) -> None:
     labels = tuple(f"label {number}" for number in range(300))
     shown("head", labels=labels, **NOTHING_ADAPTED)
+
+
+# -- a folder of tasks
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two tasks of one head, and three whose heads differ from it by a blank, a word and more."""
+    monkeypatch.setenv("COLUMNS", "200")
+    heads = {"topic": "Text: ", "mood": "Text: ", "risk": "text:  ", "hoax": "News: "}
+    for name, head in (heads | {"grade": "An essay of a pupil: "}).items():
+        prompt = PromptTemplate.of(head + "{text}\nIs:")
+        made = {"rung": "channels", "extent": "tail"} if name == "mood" else {"rung": "head"}
+        nothing = {} if name == "mood" else NOTHING_ADAPTED
+        make_artifact(tmp_path / name, name=name, prompt=prompt, **made, **nothing)
+    return tmp_path
+
+
+def test_of_a_folder_who_shares_a_head_and_who_nearly_does(folder, capsys) -> None:
+    assert inspect([str(folder)]) == 0
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert 'mood, topic: a text behind "Text: " is computed once' in told
+    pairs = [('"News: " (hoax)', '"Text: " (mood, topic)'), ('"News: " (hoax)', '"text:  " (risk)')]
+    for one, other in [*pairs, ('"Text: " (mood, topic)', '"text:  " (risk)')]:
+        assert f"warning: {one} and {other} nearly are one head, and share nothing;" in told
+    assert told.count("warning:") == 3
+    assert "adapts a text's own tokens" not in told
+
+
+def test_of_a_folder_who_adapts_the_text_and_shares_it_with_nobody(folder, capsys) -> None:
+    make_artifact(folder / "topic", name="topic", prompt=PromptTemplate.of("Text: {text}\nIs:"))
+    assert inspect([str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "topic: each adapts a text's own tokens" in told
+    assert "is computed once" not in told
+
+
+def test_tasks_of_other_models_share_nothing(folder, capsys) -> None:
+    other = MODEL.model_copy(update={"weights_digest": "f" * 64})
+    edit_task(folder / "topic", model=other.model_dump())
+    assert inspect([str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "is computed once" not in told and "(mood, topic)" not in told
+
+
+def test_a_task_that_would_not_serve_is_named_behind_the_others(folder, capsys) -> None:
+    (folder / "hoax" / VECTORS_FILE).write_bytes(b"damaged")
+    assert inspect([str(folder)]) == 1
+    told = capsys.readouterr()
+    assert "mood, topic: a text" in told.out and "News" not in told.out
+    assert told.err.startswith(f"error: {folder}/hoax/vectors.safetensors: content does not match")
+
+
+def test_an_empty_folder_is_no_task(tmp_path, capsys) -> None:
+    assert inspect([str(tmp_path)]) == 1
+    assert "cannot read task.json" in capsys.readouterr().err

@@ -9,8 +9,8 @@ from calibration.command.parse import (
     parse_layers,
     parse_sites,
     unescape,
-    verbalize,
 )
+from ifedicl_serve.contract.words import verbalize
 from ifedicl_serve.errors import DataError
 
 SITES = ("attn", "mlp")

@@ -11,7 +11,6 @@ import torch
 
 from calibration.data.examples import Example
 from calibration.model.hooked import HookedModel
-from calibration.model.score import Features
 from calibration.privacy.accountant import (
     GRADIENT_NOISE,
     Releases,
@@ -29,11 +28,12 @@ from calibration.privacy.readout import (
     PrivateRows,
 )
 from calibration.readout.noisy import STEPS, NoisySums, class_means, fit_noisy_readout, units
-from calibration.readout.stack import BIAS, logits
 from calibration.settings import Settings
 from calibration.stages.read import features_of, read_privately
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.readout import Readout, log_softmax, row_scores
+from ifedicl_serve.fitting.features import Features
+from ifedicl_serve.fitting.stack import BIAS, logits
 from tests.calibration.privacy.test_calibration import Silent
 
 LABELS, HIDDEN = 3, 8

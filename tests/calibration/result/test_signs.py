@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from calibration.result.signs import (
-    benefit_signs,
     client_signs,
     loss_signs,
     round_signs,
@@ -12,6 +11,7 @@ from calibration.result.signs import (
 )
 from calibration.stages.extract import ClientVector
 from ifedicl_serve.contract.injection import initial_coefficients
+from ifedicl_serve.fitting.signs import benefit_signs
 
 HEALTHY = torch.randn(3, 2, 64, generator=torch.Generator().manual_seed(0))
 EVERYWHERE = torch.ones(3, 2, dtype=torch.bool)

@@ -16,10 +16,10 @@ import torch
 
 from api.classify.engine import group_requests
 from bench.common.random_tasks import random_task
-from calibration.chat import chat_prompt
 from calibration.model.load import load_model
 from calibration.result.export import export_fused
 from ifedicl_serve.checkpoint.tokenizer import load_tokenizer
+from ifedicl_serve.contract.chat import chat_prompt
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import MAX_LABELS
 from ifedicl_serve.contract.tokens import token_ids

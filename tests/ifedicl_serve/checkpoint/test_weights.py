@@ -9,8 +9,26 @@ from huggingface_hub import constants
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ifedicl_serve.checkpoint.weights import weight_files, weights_digest
+from ifedicl_serve.contract.identity import ModelIdentity
 from ifedicl_serve.errors import ModelError
 from tests.ifedicl_serve.checkpoints import save_index, save_weights
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Lays a checkpoint out as downloaded from the hub under some/model; `hub` is Hugging Face's
+    own cache. Offline."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def hub_cache(name, folder):
+        snapshot = tmp_path / name / "models--some--model" / "snapshots" / "c0ffee"
+        shutil.copytree(folder, snapshot)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("c0ffee")
+        return snapshot
+
+    return hub_cache
 
 
 def refused(model):
@@ -130,18 +148,31 @@ def test_a_checkpoint_without_weights_has_none(checkpoint):
     assert weight_files(checkpoint()) == set()
 
 
-def test_a_hub_model_is_looked_at_as_a_folder_is(checkpoint, tmp_path, monkeypatch):
+def test_a_hub_model_is_looked_at_as_a_folder_is(checkpoint, hub_cache):
     """Offline, in what was downloaded of it."""
     shard = checkpoint(weights="model.safetensors")
-    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "c0ffee"
-    shutil.copytree(shard, snapshot)
-    (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs" / "main").write_text("c0ffee")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    snapshot = hub_cache("hub", shard)
     assert weights_digest("some/model") == weights_digest(shard)
     save_weights(snapshot / "more.safetensors")
     assert "remove more.safetensors" in refused("some/model")
+
+
+def test_weights_are_looked_for_where_vllms_download_dir_puts_them(checkpoint, hub_cache, tmp_path):
+    """The weights alone: config and tokenizer are in Hugging Face's cache all the same."""
+    whole = checkpoint(weights="model.safetensors")
+    shards = checkpoint("shards")
+    save_weights(Path(shards) / "a.safetensors", matrix=None)
+    save_weights(Path(shards) / "b.safetensors", norm=None)
+    save_index(Path(shards), norm="a.safetensors", matrix="b.safetensors")
+    hub_cache("hub", checkpoint("bare"))
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (Path(shards) / name).unlink()
+    hub_cache("elsewhere", shards)
+    identity = ModelIdentity.of("some/model", download_dir=str(tmp_path / "elsewhere"))
+    assert identity.mismatch(ModelIdentity.of(whole)) is None
+    assert identity.mismatch(ModelIdentity.of("some/model")).startswith("weights digest ")
+    with pytest.raises(ModelError, match="cannot find model 'some/model'"):
+        ModelIdentity.of("some/model", download_dir=str(tmp_path / "nowhere"))
 
 
 def test_the_default_device_does_not_matter(checkpoint):

@@ -19,7 +19,13 @@ API = {
             "called after vLLM's own state is there",
             takes="self, engine_client, state, args",
         ),
-        Row("vllm.v1.engine.async_llm:AsyncLLM", "the engine client", has="model_config renderer"),
+        Row(
+            "vllm.v1.engine.async_llm:AsyncLLM",
+            "the engine client",
+            has="model_config vllm_config renderer",
+        ),
+        Row("vllm.config:VllmConfig", "the engine's configuration", has="load_config"),
+        Row("vllm.config.load:LoadConfig", "where a hub model's weights lie", has="download_dir"),
         Row(
             "vllm.entrypoints.openai.models.serving:OpenAIServingModels",
             "names that are taken",

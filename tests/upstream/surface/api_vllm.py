@@ -23,6 +23,12 @@ API_VLLM = {
             "load_format weight_transfer_config kv_transfer_config kv_offloading_size "
             "max_num_queued_reqs",
         ),
+        Row("vllm.config.load:LoadConfig", "where a hub model's weights lie", has="download_dir"),
+        Row(
+            "vllm.engine.arg_utils:EngineArgs.__post_init__",
+            "takes a hub model from Hugging Face's cache when offline",
+            has="HF_HUB_OFFLINE get_model_path",
+        ),
         Row(
             "vllm.entrypoints.common.cli_args:FrontendArgs",
             "flags of the server that we set or refuse",

@@ -71,8 +71,9 @@ PLUGIN = {
             "vllm.config:VllmConfig",
             "what an engine is configured with",
             has="model_config parallel_config scheduler_config compilation_config "
-            "kv_transfer_config",
+            "kv_transfer_config load_config",
         ),
+        Row("vllm.config.load:LoadConfig", "where a hub model's weights lie", has="download_dir"),
         Row(
             "vllm.config.model:ModelConfig",
             "the model's part",

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 from pydantic import ValidationError
 
-from calibration.task import first_problem
+from ifedicl_serve.contract.problem import first_problem
 from ifedicl_serve.contract.prompt import PLACEHOLDER, PromptTemplate, Turns, split_template
 from ifedicl_serve.errors import PromptError
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from calibration.chat import chat_prompt
 from calibration.data.examples import Example
 from calibration.task import TaskDefinition
+from ifedicl_serve.contract.chat import chat_prompt
 from ifedicl_serve.contract.prompt import PromptTemplate, tail_tokens, tokenized_labels
 from ifedicl_serve.contract.spec import Label
 from ifedicl_serve.contract.tokens import token_ids

@@ -14,7 +14,7 @@ from operator import add
 import numpy as np
 import numpy.typing as npt
 
-from calibration.model.score import Features
+from ifedicl_serve.fitting.features import Features
 
 Doubles = npt.NDArray[np.float64]
 LARGEST_BLOCK = 64

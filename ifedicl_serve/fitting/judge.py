@@ -1,4 +1,4 @@
-"""Which rung a task gets: what clients tell of each rung's held-out losses, and the choice.
+"""Which rung a task gets: what is told of each rung's held-out losses, and the choice.
 
 Every number is a sum over rows, so that clients' add up. Each row was predicted by a readout that
 was fitted to other rows.
@@ -6,15 +6,18 @@ was fitted to other rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.ladder import Rung
-from calibration.readout.statistics import Doubles
+from ifedicl_serve.contract.readout import log_softmax
+from ifedicl_serve.fitting.fit import Stack
+from ifedicl_serve.fitting.reader import Read, Reader
+from ifedicl_serve.fitting.rungs import ZERO_SHOT, Rung
+from ifedicl_serve.fitting.statistics import Doubles
 
 Metrics = dict[str, float]
 DIGITS = 6  # kept in artifact and reports
@@ -77,6 +80,37 @@ class Measured(NamedTuple):
 
 
 NOTHING = Measured({}, {}, 0)
+
+
+def judge_rows(
+    reads: Mapping[str, Read], rungs: Sequence[Rung], stacks: Mapping[Rung, Stack]
+) -> Judgement:
+    """Rows in one place, by fit, under every rung."""
+    log_probs = []
+    for rung in rungs:
+        reader, judged = reads[rung.fit]
+        log_probs.append(predicted(reader, stacks.get(rung))[judged])
+    reader, judged = reads[rungs[0].fit]
+    return Judgement.of(log_probs, reader.labels[judged])
+
+
+def predicted(reader: Reader, stack: Stack | None) -> Doubles:
+    """Label log-probabilities [rows, labels], each row's by what was fitted to others; the model's
+    own without a readout."""
+    if stack is None:
+        return log_softmax(reader.log_probs)
+    return reader.out_of_fold(stack.strength, stack.folds)
+
+
+def with_zero_shot(rungs: Sequence[Rung]) -> Sequence[Rung]:
+    """Rungs, and what they are compared with."""
+    return rungs if ZERO_SHOT in rungs else (ZERO_SHOT, *rungs)
+
+
+def measured(judgement: Judgement, compared: Sequence[Rung], rung: Rung) -> Measured:
+    """A rung beside zero-shot, both of which were compared."""
+    before, after = (judgement.metrics(compared.index(one)) for one in (ZERO_SHOT, rung))
+    return Measured(before, after, judgement.rows)
 
 
 class Trial(NamedTuple):

@@ -17,9 +17,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from calibration.readout.statistics import Doubles
 from ifedicl_serve.contract.readout import log_softmax
 from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.fitting.statistics import Doubles
 
 SHARPNESS, TEMPERATURE, BALANCE, BIAS = 0, 1, 2, 3  # positions; the biases are last
 # Means and precisions of the priors, by bench/results/trials.md: weak enough for 320 rows, and

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calibration.ladder import Rung
-from calibration.readout.directions import STRENGTHS, Directions, directions
-from calibration.readout.folds import FOLDS
-from calibration.readout.reader import mean_removed
-from calibration.readout.stack import (
+from ifedicl_serve.contract.injection import TensorName
+from ifedicl_serve.contract.spec import Fit, ReadoutKind
+from ifedicl_serve.fitting.directions import STRENGTHS, Directions, directions
+from ifedicl_serve.fitting.folds import FOLDS
+from ifedicl_serve.fitting.reader import mean_removed
+from ifedicl_serve.fitting.rungs import Rung
+from ifedicl_serve.fitting.stack import (
     BALANCE,
     BIAS,
     SHARPNESS,
@@ -26,9 +28,7 @@ from calibration.readout.stack import (
     fit_stacks,
     starts,
 )
-from calibration.readout.statistics import Doubles, Statistics, total
-from ifedicl_serve.contract.injection import TensorName
-from ifedicl_serve.contract.spec import Fit, ReadoutKind
+from ifedicl_serve.fitting.statistics import Doubles, Statistics, total
 
 
 class Told(Sums, Protocol):

@@ -1,19 +1,19 @@
-"""A client's side of fitting a readout: its rows' features, and what it tells of them."""
+"""Those who hold the rows: a client's features of its own, and what it tells of them."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.model.score import Features
-from calibration.readout.directions import STRENGTHS, directions
-from calibration.readout.folds import FOLDS
-from calibration.readout.stack import Asked, Curvature, Doubles, curvature, logits
-from calibration.readout.statistics import Statistics, total
 from ifedicl_serve.contract.readout import log_softmax
 from ifedicl_serve.contract.spec import Fit
+from ifedicl_serve.fitting.directions import STRENGTHS, directions
+from ifedicl_serve.fitting.features import Features
+from ifedicl_serve.fitting.folds import FOLDS
+from ifedicl_serve.fitting.stack import Asked, Curvature, Doubles, curvature, logits
+from ifedicl_serve.fitting.statistics import Statistics, total
 
 
 class Reader:
@@ -69,6 +69,13 @@ class Reader:
 
     def _labels(self, fold: int) -> npt.NDArray[np.int_]:
         return self.labels[self.folds == fold]
+
+
+class Read(NamedTuple):
+    """A client's reader of a fit, and which of its rows [rows] rungs are judged by."""
+
+    reader: Reader
+    judged: npt.NDArray[np.bool_]
 
 
 class LogProbs(Protocol):

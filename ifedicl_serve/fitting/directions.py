@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calibration.readout.statistics import Doubles, Statistics
+from ifedicl_serve.fitting.statistics import Doubles, Statistics
 
 STRENGTHS = (10.0, 50.0, 250.0, 1250.0, 6000.0, 30000.0)
 KAPPA = 0.5
