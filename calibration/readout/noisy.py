@@ -9,7 +9,7 @@ number of rows says. It looks at nothing but what was told. Measured in bench/re
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Protocol
@@ -23,7 +23,7 @@ from ifedicl_serve.fitting.directions import Directions
 from ifedicl_serve.fitting.fit import tensors_of
 from ifedicl_serve.fitting.reader import mean_removed
 from ifedicl_serve.fitting.stack import TEMPERATURE, Prior
-from ifedicl_serve.fitting.statistics import Doubles
+from ifedicl_serve.fitting.statistics import Doubles, Totals
 
 NOISES = COUNT, STATE, LOG_PROBS, GRADIENT = 0, 1, 2, 3  # positions in `NoisySums.variances`
 STEPS = 8
@@ -33,12 +33,13 @@ SPREAD = 0.1  # the mean square of a class mean's distance from the centre, typi
 
 
 @dataclass(frozen=True)
-class NoisySums:
+class NoisySums(Totals):
     """Of some rows: how many there are, and times that the public state [hidden] that their last
     hidden states are told as distances from, in units of its norm; by label, counts [labels] and
     summed distances [labels, hidden] (of no width where no label rows are fitted); their summed
-    label log-probabilities [labels]; and the variance [3] of the noise on a count, on a number of
-    the summed distances, and on one of a gradient. Of several clients all of it adds up."""
+    label log-probabilities [labels]; and the variance [4] of each of NOISES: that on a count, on a
+    number of the summed distances, of the log-probabilities, and of a gradient. Of several clients
+    all of it adds up."""
 
     rows: float
     reference: Doubles
@@ -46,16 +47,6 @@ class NoisySums:
     class_sums: Doubles
     log_probs: Doubles
     variances: Doubles
-
-    def __add__(self, other: NoisySums) -> NoisySums:
-        names = (field.name for field in fields(self))
-        return NoisySums(*(getattr(self, name) + getattr(other, name) for name in names))
-
-    def rounded(self) -> NoisySums:
-        """In the precision that they are told in, float32: the same on a wire and without one."""
-        names = (field.name for field in fields(self) if field.name != "rows")
-        parts = (getattr(self, name).astype(np.float32).astype(float) for name in names)
-        return NoisySums(self.rows, *parts)
 
 
 class NoisyTold(Protocol):

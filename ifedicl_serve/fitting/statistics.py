@@ -7,9 +7,10 @@ Second moments are what costs: only blocks along the diagonal are told. What tha
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import add
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,29 @@ LARGEST_BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Statistics:
+class Totals:
+    """Numbers of some rows, field by field: those of more rows are their sum."""
+
+    def __add__(self, other: Self) -> Self:
+        return self._with(other, 1)
+
+    def __sub__(self, other: Self) -> Self:
+        return self._with(other, -1)
+
+    def _with(self, other: Self, sign: int) -> Self:
+        names = (field.name for field in fields(self))
+        return replace(self, **{n: getattr(self, n) + sign * getattr(other, n) for n in names})
+
+    def rounded(self) -> Self:
+        """With arrays in the precision that they are told in, float32: the same on a wire and
+        without one."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        return replace(self, **{n: a.astype(np.float32).astype(float) for n, a in arrays.items()})
+
+
+@dataclass(frozen=True)
+class Statistics(Totals):
     """Of some rows: how many have each label [labels], the sum of their last hidden states by label
     [labels, hidden], blocks [blocks, size, size] of the sum of the products of their coordinates,
     and the sum of their label log-probabilities [labels]."""
@@ -45,21 +68,6 @@ class Statistics:
             second=blocks @ blocks.transpose(0, 2, 1),
             log_probs=log_probs.sum(axis=0),
         )
-
-    def __add__(self, other: Statistics) -> Statistics:
-        return self._with(other, 1)
-
-    def __sub__(self, other: Statistics) -> Statistics:
-        return self._with(other, -1)
-
-    def _with(self, other: Statistics, sign: int) -> Statistics:
-        names = (field.name for field in fields(self))
-        return Statistics(*(getattr(self, name) + sign * getattr(other, name) for name in names))
-
-    def rounded(self) -> Statistics:
-        """In the precision that they are told in, float32: the same on a wire and without one."""
-        names = (field.name for field in fields(self))
-        return Statistics(*(getattr(self, name).astype(np.float32).astype(float) for name in names))
 
     @property
     def rows(self) -> float:

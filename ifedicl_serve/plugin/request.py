@@ -3,7 +3,7 @@
 It is in `PoolingParams.extra_kwargs`, or, if a request generates, in `SamplingParams.extra_args`.
 Over HTTP only our own code puts it there (`api.vllm.border`). A string, because vLLM copies these
 values deeply several times a request, and because equal strings are parsed once. The engine trusts
-nothing in it: `cache_salt` replaces a malformed value by `MALFORMED` where a request enters the
+nothing in it: `patches.malformed` replaces a value by `MALFORMED` where a request enters the
 engine core, so that it fails alone.
 """
 

@@ -18,9 +18,10 @@ from calibration.federation.wire.messages import FIT, array_record, tensor_recor
 from calibration.model.hooked import HookedModel
 from calibration.privacy import readout as private_readout
 from calibration.privacy.readout import PrivateReader, PrivateReaders
-from calibration.readout.noisy import STEPS, fit_noisy_readout
+from calibration.readout.noisy import STEPS, NoisySums, class_means, fit_noisy_readout
 from calibration.stages.read import read_privately
 from ifedicl_serve.errors import QuorumError
+from ifedicl_serve.fitting.directions import Directions
 from tests.federation.conftest import SETTINGS, LoopGrid
 from tests.federation.running import held, kinds, run
 from tests.federation.test_federate_faults import array, nan, with_arrays
@@ -284,6 +285,21 @@ def test_a_private_readout_that_is_run_again_spends_nothing_more(
         curious.content["asked"] = array_record({"theta": theta})
         answers.append(grid.app(curious, node.context).content)
     assert answers[0] == answers[1]
+
+
+def test_a_private_client_learns_the_noisy_sums_once(
+    grid: LoopGrid, head: Invitation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each of its gradients."""
+    learnt: list[NoisySums] = []
+
+    def counted(told: NoisySums) -> Directions:
+        learnt.append(told)
+        return class_means(told)
+
+    monkeypatch.setattr(private_readout, "class_means", counted)
+    run(grid, head, tmp_path / "toy")
+    assert len(learnt) == len(grid.nodes)
 
 
 @pytest.mark.parametrize("step", [-1, STEPS, True, "1"])

@@ -2,7 +2,8 @@
 
 PLUGIN = "ifedicl_serve.plugin.patches"
 PATCHES = (
-    f"{PLUGIN}.cache_salt:salt_requests_by_task",
+    f"{PLUGIN}.cache_salt:salt_blocks_by_task",
+    f"{PLUGIN}.malformed:replace_malformed_tasks",
     f"{PLUGIN}.failures:end_failed_generations",
     f"{PLUGIN}.runner_v1:assign_slots_in_v1_runner",
     f"{PLUGIN}.sites:adapt_sites",

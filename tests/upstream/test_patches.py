@@ -23,9 +23,10 @@ from api.vllm.queue_time import record_queue_time
 from api.vllm.quiet import quieten_log
 from api.vllm.upgrades import decline_upgrades
 from ifedicl_serve.errors import ModelError
-from ifedicl_serve.plugin.patches.cache_salt import salt_requests_by_task
+from ifedicl_serve.plugin.patches.cache_salt import salt_blocks_by_task
 from ifedicl_serve.plugin.patches.failures import end_failed_generations
 from ifedicl_serve.plugin.patches.lora_head import refuse_lora_of_lm_head
+from ifedicl_serve.plugin.patches.malformed import replace_malformed_tasks
 from ifedicl_serve.plugin.patches.nan_counts import count_nans_in_logits
 from ifedicl_serve.plugin.patches.runner_v1 import assign_slots_in_v1_runner
 from ifedicl_serve.plugin.patches.sites import adapt_sites
@@ -73,19 +74,48 @@ def variable(monkeypatch):
 # -- the plugin's
 
 
-def test_salts(upstream):
+def test_salts(monkeypatch):
+    def generate_block_hash_extra_keys(request, start_token_idx, end_token_idx, start_mm_idx):
+        return (("theirs",),) if start_token_idx == 0 else None, 7
+
+    module = ModuleType("vllm.v1.core.kv_cache_utils")
+    module.generate_block_hash_extra_keys = generate_block_hash_extra_keys
+    monkeypatch.setattr("vllm.v1.core.kv_cache_utils", module)
+    monkeypatch.setitem(sys.modules, "vllm.v1.core.kv_cache_utils", module)
+    twice(salt_blocks_by_task, state=lambda: module.generate_block_hash_extra_keys)
+
+    task = TaskKey("d" * 64, "g")
+
+    def keys(tail, task=task):
+        params = SimpleNamespace(extra_kwargs=TaskRequest(task, tail=tail).extra_kwargs())
+        request = SimpleNamespace(pooling_params=params, num_prompt_tokens=10)
+        blocks = [module.generate_block_hash_extra_keys(request, at, at + 4, 0) for at in (0, 4, 8)]
+        assert [mm_idx for _, mm_idx in blocks] == [7, 7, 7]
+        return [of_block for of_block, _ in blocks]
+
+    def ours(start):
+        return "ifedicl", *task, start
+
+    theirs = ("theirs",)
+    assert keys(None) == [(theirs, ours(0)), None, None]
+    assert keys(7) == [(theirs, ours(3)), None, None]
+    assert keys(6) == [(theirs,), (ours(4),), None]
+    assert keys(0) == [(theirs,), None, (ours(10),)]  # of a block that decoding fills
+    assert keys(None, None) == keys(6, None) == [(theirs,), None, None]
+
+
+def test_what_is_malformed(upstream):
     class Request:
         @classmethod
         def from_engine_core_request(cls, request, block_hasher):
-            return request.cache_salt
+            return TaskRequest.of_request(request), block_hasher
 
     upstream("vllm.v1.request", Request)
-    twice(salt_requests_by_task, state=lambda: Request.from_engine_core_request.__func__)
-    params = SimpleNamespace(extra_kwargs=TaskRequest(TaskKey("d" * 64)).extra_kwargs())
-    request = SimpleNamespace(
-        pooling_params=params, cache_salt=None, prompt_token_ids=[1], prompt_embeds=None
-    )
-    assert len(Request.from_engine_core_request(request, None)) == 136
+    twice(replace_malformed_tasks, state=lambda: Request.from_engine_core_request.__func__)
+    for sent, seen in (("{}", None), ("[]", TaskKey("malformed"))):
+        params = SimpleNamespace(extra_kwargs={"ifedicl": sent})
+        request = SimpleNamespace(request_id="one", pooling_params=params)
+        assert Request.from_engine_core_request(request, "hasher") == (TaskRequest(seen), "hasher")
 
 
 class Scheduler032:

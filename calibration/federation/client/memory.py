@@ -2,7 +2,8 @@
 rows, and what it has learnt of both. That stays here: no answer is made of it but sums.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
@@ -20,14 +21,25 @@ from ifedicl_serve.contract.spec import Fit
 from ifedicl_serve.errors import FederationError
 from ifedicl_serve.fitting.features import Features
 from ifedicl_serve.fitting.reader import Read, Reader
-from ifedicl_serve.fitting.statistics import Statistics
+from ifedicl_serve.fitting.statistics import Doubles
 
+Told = TypeVar("Told", contravariant=True)
 TOPICS = (INVITATION, VECTOR, READING, SUMS, *SITE_FITS)
 READ, LEARNT = "read", "learnt"
 
 
 class Forgotten(Exception):
     """This client was restarted since it was told what it needs to answer."""
+
+
+class Learner(Protocol[Told]):
+    """A reader of rows, and what it makes of all clients' sums: a score of each row and label
+    [..., rows, labels], and a number of each label [labels]."""
+
+    scores: Doubles
+    u: Doubles
+
+    def learn(self, told: Told) -> None: ...
 
 
 class Memory:
@@ -72,9 +84,9 @@ class Memory:
             self.records[name] = _kept(read())
         return _read(self.records.array_records[name])
 
-    def teach(self, fit: Fit, reader: Reader, sums: Callable[[], Sequence[Statistics]]) -> None:
-        """What all clients' rows under a fit add up to: directions are solved for once. It cannot
-        be stale, as neither the sums are told again (`keep`) nor the rows read."""
+    def teach(self, fit: Fit, reader: Learner[Told], sums: Callable[[], Told]) -> None:
+        """What all clients' rows under a fit add up to: label rows are found once. It cannot be
+        stale, as neither the sums are told again (`keep`) nor the rows read."""
         name = told_name(LEARNT, fit)
         if name not in self.records:
             reader.learn(sums())

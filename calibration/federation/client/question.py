@@ -26,7 +26,7 @@ from calibration.federation.wire.sums import FITS, asked_of, noisy_of, statistic
 from calibration.ladder import LADDER, private_rung, rungs_of
 from calibration.model.sites import injection_of
 from calibration.privacy.readout import PrivateReader, PrivateRows
-from calibration.readout.noisy import STEPS
+from calibration.readout.noisy import STEPS, NoisySums
 from calibration.settings import SiteFit
 from ifedicl_serve.contract.injection import Injection
 from ifedicl_serve.contract.spec import Fit
@@ -153,8 +153,12 @@ class Question:
     def taught_private_reader(self) -> PrivateReader:
         """The same, once it has learnt what all clients' noisy sums add up to."""
         fit = private_rung(self.invitation.settings).fit
+
+        def sums() -> NoisySums:
+            return noisy_of(self.memory.arrays(told_name(SUMS, fit)), self.invitation)
+
         reader = self.private_reader()
-        reader.learn(noisy_of(self.memory.arrays(told_name(SUMS, fit)), self.invitation))
+        self.memory.teach(fit, reader, sums)
         return reader
 
     def step(self) -> int:

@@ -1,71 +1,49 @@
-"""Prefix-cache isolation: KV computed under one task must never serve another.
+"""Prefix-cache isolation: KV that a task adapted must never serve another, and all other KV may.
 
-vLLM's supported key for this is a request's cache salt, hashed into its first block
-(`generate_block_hash_extra_keys`) and into later ones by their chain (`hash_block_tokens`). It is
-set here, inside the engine core, from the artifact's digest and generation and from where its
-adaptation starts, so that no route into the engine can leave it out.
+vLLM finds a block of KV by a hash of its tokens, of extra keys and of the block before it
+(`hash_block_tokens`). The first block that holds an adapted token gets the task as an extra key,
+and so all that follow have it by their chain. Blocks before it hold the base model's own KV,
+whichever task a request names, and are found by all. This is done inside the engine core, so that
+no route into the engine can leave it out.
 """
 
-import hashlib
-import json
-import logging
 from functools import wraps
 from typing import Any
 
-from ifedicl_serve.plugin.request import MALFORMED, TaskKey, TaskRequest
-
-logger = logging.getLogger("vllm.ifedicl")
+from ifedicl_serve.plugin.request import KEY, Adaptation, TaskRequest
 
 
-def task_salt(task: TaskKey, start: int, client_salt: str | None) -> str:
-    """A salt for this task and, within it, for the position where it starts to adapt (equal tokens
-    before and behind it have other KV) and for the client's own salt.
+def salt_blocks_by_task() -> None:
+    """Wrap `generate_block_hash_extra_keys` to add the task to the first block that it adapts.
 
-    136 characters: vLLM refuses client salts above 128 (`validate_cache_salt`), so no client
-    can name a task's blocks.
-    """
-    named = json.dumps([*task, start, client_salt or ""])  # unambiguous, whatever the strings hold
-    return "ifedicl-" + hashlib.sha512(named.encode()).hexdigest()
-
-
-def salt_requests_by_task() -> None:
-    """Wrap `Request.from_engine_core_request` to salt the requests that name a task.
-
-    Upstream: it turns the front end's message into the scheduler's request and hashes its
-    blocks (vllm/v1/request.py), for every route into the engine.
-    Why: vLLM takes the salt from the caller, who could forget or forge it. A malformed task
-    request becomes one for an artifact that does not exist, and fails as such: an exception
-    here would leave an in-process engine waiting for it for ever.
+    Upstream: it says what else than its tokens is hashed into a block: LoRA, images, and, in the
+    first block, the caller's own salt (vllm/v1/core/kv_cache_utils.py). Every hash of a request's
+    blocks asks it, those of blocks that decoding fills too.
+    Why: vLLM's salt is for whole requests, and the caller's to forget or forge.
     Delete when vLLM lets a model contribute to a request's block hashes.
     """
-    from vllm.utils import length_from_prompt_token_ids_or_embeds
-    from vllm.v1.request import Request
+    from vllm.v1.core import kv_cache_utils
 
-    original = Request.from_engine_core_request.__func__
+    original = kv_cache_utils.generate_block_hash_extra_keys
     if hasattr(original, "salts_by_task"):
         return
 
     @wraps(original)
-    def from_engine_core_request(cls: type[Request], request: Any, block_hasher: Any) -> Request:
-        try:
-            asked = TaskRequest.of_request(request)
-        except ValueError as error:
-            logger.error("request %s: %s", request.request_id, error)
-            asked = TaskRequest(TaskKey(MALFORMED))
-            replace_task(request, asked)
-        prompt = request.prompt_token_ids, request.prompt_embeds
-        task, start = asked.adaptation(length_from_prompt_token_ids_or_embeds(*prompt))
-        if task is not None:
-            request.cache_salt = task_salt(task, start, request.cache_salt)
-        return original(cls, request, block_hasher)
+    def extra_keys(
+        request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
+    ) -> Any:
+        keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
+        adaptation = TaskRequest.of_request(request).adaptation(request.num_prompt_tokens)
+        if adaptation.task is not None and start_token_idx <= adaptation.start < end_token_idx:
+            keys = (*(keys or ()), task_salt(adaptation))
+        return keys, next_mm_idx
 
-    from_engine_core_request.salts_by_task = True  # type: ignore[attr-defined]
-    Request.from_engine_core_request = classmethod(from_engine_core_request)
+    extra_keys.salts_by_task = True  # type: ignore[attr-defined]
+    kv_cache_utils.generate_block_hash_extra_keys = extra_keys
 
 
-def replace_task(request: Any, task: TaskRequest) -> None:
-    """Make a request of vLLM's carry another task."""
-    if request.pooling_params is not None:
-        request.pooling_params.extra_kwargs = task.extra_kwargs()
-    else:
-        request.sampling_params.extra_args |= task.extra_kwargs()
+def task_salt(adaptation: Adaptation) -> tuple[str, str, str, int]:
+    """An extra key, named first as vLLM's are: a caller's salt is never ours. Where the task starts
+    belongs to it, as equal tokens before and behind that position have other KV."""
+    assert adaptation.task is not None
+    return (KEY, *adaptation.task, adaptation.start)

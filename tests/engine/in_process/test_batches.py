@@ -77,7 +77,7 @@ def test_tasks_never_share_cached_blocks_by_any_route(fresh, tasks):
     np.testing.assert_allclose(same_task.outputs.data, cold.outputs.data, atol=TOLERANCE)
 
 
-def test_equal_prefixes_that_are_adapted_from_elsewhere_on_never_share_cached_blocks(fresh, tasks):
+def test_equal_prefixes_share_blocks_up_to_where_the_first_of_them_is_adapted(fresh, tasks):
     """A text, and one that goes on where the other's prompt has its tail."""
     (longer,) = random_prompts(1, low=260, high=261)
     digest, tail = tasks[1][0], 10
@@ -86,7 +86,7 @@ def test_equal_prefixes_that_are_adapted_from_elsewhere_on_never_share_cached_bl
     cold = run(fresh, [long])[0]
     fresh.reset_prefix_cache()
     first, second = run(fresh, [short])[0], run(fresh, [long])[0]
-    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 0)
+    assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 160)  # 190 are unadapted
     np.testing.assert_allclose(second.outputs.data, cold.outputs.data, atol=TOLERANCE)
     # A label's further tokens are behind the same text, and so is its KV.
     inner = request([*longer, 300], digest, CHOICES, tail + 1)

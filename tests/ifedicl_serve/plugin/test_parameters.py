@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from vllm import PoolingParams, SamplingParams
 
-from ifedicl_serve.plugin.patches.cache_salt import replace_task
+from ifedicl_serve.plugin.patches.malformed import replace_task
 from ifedicl_serve.plugin.request import MALFORMED, AskedReadout, TaskKey, TaskRequest
 
 

@@ -1,4 +1,4 @@
-"""What a request carries through vLLM, the salt made from it, and the engine's configuration."""
+"""What a request carries through vLLM, the key of its blocks, and the engine's configuration."""
 
 import json
 import reprlib
@@ -203,33 +203,15 @@ def test_the_tail_is_counted_from_the_end_of_the_prompt(tail, start):
 # -- task_salt
 
 
-def test_equal_tasks_and_clients_share_a_salt():
-    assert task_salt(TaskKey("d", "g"), 5, "client") == task_salt(TaskKey("d", "g"), 5, "client")
-
-
-def test_salts_differ_by_digest_generation_start_and_client():
+def test_salts_differ_by_digest_generation_and_start():
     salts = [
-        task_salt(TaskKey(digest, generation), start, client)
+        task_salt(Adaptation(TaskKey(digest, generation), start))
         for digest in ("d", "e", "")
         for generation in ("", "a", "d")
         for start in (0, 1, 10)
-        for client in (None, "a", "b", "d")
     ]
     assert len(set(salts)) == len(salts)
-
-
-@pytest.mark.parametrize(
-    "other", [(TaskKey("a", "bc"), "d"), (TaskKey("ab", ""), "cd"), (TaskKey('ab", "c'), "d")]
-)
-def test_digest_generation_and_client_salt_cannot_be_shifted_into_each_other(other):
-    task, client = other
-    assert task_salt(TaskKey("ab", "c"), 0, "d") != task_salt(task, 0, client)
-
-
-def test_a_client_can_never_send_a_task_salt():
-    """vLLM refuses client salts above 128 characters."""
-    task = TaskKey("d" * 64, "g" * 16)
-    assert len(task_salt(task, 0, None)) == len(task_salt(task, 1 << 31, "x" * 128)) == 136
+    assert {salt[0] for salt in salts} == {"ifedicl"}  # a caller's is ("cache_salt", ...)
 
 
 # -- TaskConfig

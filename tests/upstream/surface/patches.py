@@ -5,6 +5,25 @@ from tests.upstream.surface.row import Row
 
 PATCHES = {
     "ifedicl_serve/plugin/patches/cache_salt.py": [
+        Row("vllm.v1.core:kv_cache_utils", "whose function is wrapped"),
+        Row(
+            "vllm.v1.core.kv_cache_utils:generate_block_hash_extra_keys",
+            "wrapped: what else than its tokens is hashed into a block",
+            takes="request, start_token_idx, end_token_idx, start_mm_idx",
+        ),
+        Row(
+            "vllm.v1.core.kv_cache_utils:get_request_block_hasher",
+            "the caller of the wrapped, for each block of a request",
+            has="generate_block_hash_extra_keys hash_block_tokens",
+        ),
+        Row(
+            "vllm.v1.core.kv_cache_utils:hash_block_tokens",
+            "chains the blocks",
+            takes="hash_function, parent_block_hash, curr_block_token_ids, extra_keys=",
+        ),
+        Row("vllm.v1.request:Request.__init__", "whose prompt it is", has="num_prompt_tokens"),
+    ],
+    "ifedicl_serve/plugin/patches/malformed.py": [
         Row(
             "vllm.v1.request:Request.from_engine_core_request",
             "wrapped: every request comes through it before its blocks are hashed",
@@ -13,26 +32,7 @@ PATCHES = {
         Row(
             "vllm.v1.engine:EngineCoreRequest",
             "what it gets",
-            has="request_id cache_salt prompt_token_ids prompt_embeds",
-        ),
-        Row(
-            "vllm.utils:length_from_prompt_token_ids_or_embeds",
-            "tokens of the prompt",
-            takes="prompt_token_ids, prompt_embeds",
-        ),
-        Row(
-            "vllm.v1.core.kv_cache_utils:generate_block_hash_extra_keys",
-            "hashes the salt into the first block, and later ones by their chain",
-            has="cache_salt",
-        ),
-        Row(
-            "vllm.v1.core.kv_cache_utils:hash_block_tokens",
-            "chains the blocks",
-            takes="hash_function, parent_block_hash, curr_block_token_ids, extra_keys=",
-        ),
-        Row(
-            "vllm.entrypoints.generate.base.protocol:validate_cache_salt",
-            "refuses a caller's salt as long as ours",
+            has="request_id pooling_params sampling_params",
         ),
         Row(
             "vllm.v1.engine.core:EngineCore.preprocess_add_request",
