@@ -57,6 +57,7 @@ PLACES = {
         ("VLLM_CPU_KVCACHE_SPACE=1 .venv/bin/ifedicl classify", "commands"),
         ("$ IFEDICL_ADMIN_KEY=$KEY ifedicl serve", "compared"),
         ("$ cd banking && curl -X PUT", "server"),
+        ("import json", "server"),
         ("$ ifedicl serve --runner generate", "compared"),
         ("$ curl http://127.0.0.1:8000/v1/completions", "generating"),
     ],

@@ -9,10 +9,12 @@ import subprocess
 from contextlib import redirect_stdout
 from io import StringIO
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
-from ifedicl_serve.contract.artifact import load_artifact
+from calibration.command.calibrate import calibrate
+from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, load_artifact
 from tests.documents import ROOT, Block, placed, run
 from tests.page.conftest import chromium, watch
 from tests.page.pages import answers, classify, values
@@ -73,7 +75,7 @@ def printed(block: Block, url: str) -> str:
 
 
 def test_it_answers_what_the_documents_ask_of_a_server(url, tmp_path):
-    curl, client, classifier, upload = placed("server")
+    curl, client, classifier, upload, _ = placed("server")
     answer = json.loads(run(curl, url=url))
     assert [result["label"] for result in answer["data"]] == ["delivery", "password"]
     label, score = printed(client, url).split()
@@ -82,6 +84,32 @@ def test_it_answers_what_the_documents_ask_of_a_server(url, tmp_path):
     shutil.copytree(ROOT / "demo" / "tasks" / "banking", tmp_path / "banking")
     replaced = json.loads(run(upload, tmp_path, url, KEY=ADMIN_KEY))
     assert replaced["digest"] == answer["task_digest"]
+
+
+def test_a_task_made_over_http_answers_as_one_fitted_offline_to_the_same_rows(
+    url, tmp_path, monkeypatch
+):
+    """The block's rows, through the hooked model in float32; the server's in bfloat16."""
+    *_, made = placed("server")
+    monkeypatch.setenv("IFEDICL_API_KEY", ADMIN_KEY)
+    assert printed(made, url) == "head True\n"
+    rows = (ROOT / "examples" / "banking" / "train.jsonl").read_text().splitlines()[:200]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    offline = tmp_path / "offline"
+    arguments = ["--model", ROOT / "examples" / "base_model", "--data", tmp_path / "rows.jsonl",
+                 "--fit", "head", "--out", offline]  # fmt: skip
+    assert calibrate(list(map(str, arguments))) == 0
+    files = {name: (offline / name).read_bytes() for name in (TASK_FILE, VECTORS_FILE)}
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {ADMIN_KEY}"}) as client:
+        assert client.put("/v1/tasks/offline", files=files, timeout=60).status_code == 201
+        ours, theirs = (
+            [{one["label"]: one["score"] for one in answer["scores"]} for answer in answered]
+            for answered in (answers(url, name, QUESTIONS) for name in ("made", "offline"))
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == pytest.approx(other, abs=0.05)
+        for name in ("made", "offline"):
+            assert client.delete(f"/v1/tasks/{name}").status_code == 204
 
 
 @pytest.fixture

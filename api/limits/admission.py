@@ -9,6 +9,7 @@ from api.observe import metrics
 from ifedicl_serve.errors import DrainingError, IFedICLError, OverloadedError
 
 MAX_RETRY_AFTER_S = 60
+RECENT_S = 1.0
 STOPPING = "this server is stopping; send the request to another one"
 
 
@@ -21,6 +22,12 @@ class Admission:
         self.requests = 0
         self.draining = False
         self._last_latency = 0.0
+        self._last_end = -math.inf
+
+    @property
+    def classifying(self) -> bool:
+        """Whether somebody classifies, or did a moment ago and may do so again."""
+        return self.requests > 0 or monotonic() - self._last_end < RECENT_S
 
     @contextmanager
     def hold(self, requests: int) -> Iterator[None]:
@@ -49,6 +56,7 @@ class Admission:
             raise
         finally:
             self.requests -= requests
+            self._last_end = monotonic()
             metrics.IN_FLIGHT.set(self.requests)
 
     def _retry_after(self) -> int:

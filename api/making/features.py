@@ -1,7 +1,7 @@
 """What the model says of examples, asked beside classifications and without keeping them waiting.
 
 An engine takes its requests in turn, so a job is never more than a batch in front of whoever comes
-next: a small one while somebody classifies.
+next: a small one while somebody classifies, or has just done so.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -43,7 +43,7 @@ class FeatureReader:
         while done < len(prompts):
             if self.admission.draining:
                 raise DrainingError(STOPPING)
-            size = AT_ONCE_BESIDE if self.admission.requests else AT_ONCE_ALONE
+            size = AT_ONCE_BESIDE if self.admission.classifying else AT_ONCE_ALONE
             batch = prompts[done : done + size]
             rows = await all_or_none(self._row(task, requests, prompt) for prompt in batch)
             for row, (scores, state) in enumerate(rows, start=done):
