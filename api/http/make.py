@@ -6,7 +6,7 @@ Who holds a key for it can
 - fill the tasks directory with such tasks, and the queue with jobs.
 It cannot
 - see jobs of other names, or texts of anybody: a job shows numbers, and examples by their index;
-- have the engine name a task, or be told what the model computed of a text: hidden states are
+- name a task to the engine, or be told what the model computed of a text: hidden states are
   fitted to and dropped;
 - put there what would not pass the checks of an upload (`api.http.admin`).
 """

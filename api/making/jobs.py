@@ -58,7 +58,7 @@ class Made(NamedTuple):
 
 
 class Jobs:
-    """Makes tasks, and shows the jobs of all processes."""
+    """Makes tasks, in turn."""
 
     def __init__(self, store: JobStore, reader: FeatureReader, editor: TaskEditor) -> None:
         self.store, self.reader, self.editor = store, reader, editor
@@ -138,8 +138,9 @@ class Jobs:
             await told.at("fitting", READ)
             rows = features, draft.labels, draft.folds
             fitted = await _in(self._fitting, fit_task, *rows, draft.rungs)
+            report = report_of(draft, fitted)
             await told.at("writing", FITTED)
-            return Made(await self._written(draft, fitted), report_of(draft, fitted))
+            return Made(await self._written(draft, fitted), report)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

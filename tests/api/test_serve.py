@@ -99,6 +99,16 @@ def test_the_key_file_may_be_named_by_its_variable(tmp_path, started, monkeypatc
     assert started[0][4].keys == {"of-a-team": KeyTasks(("*",))}
 
 
+def test_a_key_that_makes_tasks_uses_them_too(tmp_path, started):
+    keys = tmp_path / "keys.json"
+    keys.write_text('{"of-a-team": {"use": ["sst2"], "make": ["team-*"]}, "new": {"make": ["*"]}}')
+    run("--model", TINY_QWEN2, "--tasks", tmp_path, "--key-file", keys)
+    assert started[0][4].keys == {
+        "of-a-team": KeyTasks(("sst2", "team-*"), ("team-*",)),
+        "new": KeyTasks(("*",), ("*",)),
+    }
+
+
 @pytest.mark.parametrize(
     "flag", ["--max-queued-requests", "--request-timeout", "--max-request-bytes"]
 )
@@ -117,6 +127,9 @@ def test_limits_are_above_zero(tmp_path, started, capsys, flag, value):
         (b'["secret"]', "no JSON object"),
         (b'{"secret": "sst2"}', "no JSON object"),
         (b'{"secret": []}', "no JSON object"),
+        (b'{"secret": {"use": ["sst2"]}}', "no JSON object"),
+        (b'{"secret": {"make": []}}', "no JSON object"),
+        (b'{"secret": {"make": ["a"], "delete": ["a"]}}', "no JSON object"),
         (b'{"my secret": ["sst2"]}', "without spaces"),
         (b"\xff\xfesecret", "no JSON object"),
         (b"{}", "holds no key"),

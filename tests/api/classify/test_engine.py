@@ -8,8 +8,17 @@ import pytest
 import torch
 from vllm import PoolingParams
 
-from api.classify.engine import PoolingEngine, group_requests, key_of, trie_scores
+from api.classify.engine import (
+    GenerationEngine,
+    PoolingEngine,
+    group_requests,
+    key_of,
+    split_scores,
+    trie_scores,
+)
+from api.making.features import feature_requests
 from ifedicl_serve.contract.artifact import save_artifact
+from ifedicl_serve.errors import InputError
 from ifedicl_serve.plugin.request import (
     MAX_READOUTS,
     MAX_SCORES,
@@ -171,3 +180,19 @@ def test_a_task_that_adapts_is_alone_in_its_group(make):
         group_requests([make("coefficients"), make("bias", **NOTHING_ADAPTED)])
     unadapted = group_requests([make("coefficients"), make("bias", **NOTHING_ADAPTED)], False)
     assert {request.asked.task for request in unadapted} == {None}
+
+
+def test_hidden_states_are_told_behind_the_scores_and_only_by_a_pooling_engine(make):
+    """A task is made of them, and over HTTP nobody can ask for one."""
+    task = make("none")
+    request, *inner = feature_requests(task, hidden_size=8)
+    assert [readout.hidden_size for readout in request.asked.readouts] == [8]
+    assert not any(readout.hidden_size for one in inner for readout in one.asked.readouts)
+    numbers = np.arange(14, dtype=np.float32)
+    (scores,) = split_scores(request.asked, numbers)
+    tokens = len(task.trie.nodes[0].children)
+    assert scores.row_scores is None
+    np.testing.assert_array_equal(scores.log_probs, numbers[:tokens])
+    np.testing.assert_array_equal(scores.hidden, numbers[tokens : tokens + 8])
+    with pytest.raises(InputError, match="started with --runner pooling; send the examples there"):
+        asyncio.run(GenerationEngine(None).token_scores([1], request.asked))
