@@ -203,12 +203,17 @@ def run(llm, requests, task: str = "classify", **options) -> list:
 
 
 def scores(llm, requests) -> list[np.ndarray]:
-    """Label log-probabilities per request, and behind them the scores of label rows, if it asks for
-    those; without the padding."""
+    """The scores of each request's readouts, without the padding."""
     return [
-        output.outputs.data.numpy()[: sum(readout.scores for readout in who.readouts)]
+        own_scores(output, who)
         for output, (_, who) in zip(run(llm, requests), requests, strict=True)
     ]
+
+
+def own_scores(output, asked: TaskRequest) -> np.ndarray:
+    """Of each readout label log-probabilities, and behind them the scores of label rows, if it asks
+    for those."""
+    return output.outputs.data.numpy()[: sum(readout.scores for readout in asked.readouts)]
 
 
 def random_prompts(count: int, seed: int = 0, low: int = 8, high: int = 48) -> list[list[int]]:

@@ -6,6 +6,7 @@ LLaMA, Qwen2 and Qwen3 have the other modules of this folder.
 """
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,14 +22,25 @@ from transformers import (
     OlmoeModel,
 )
 
-from bench.common.random_tasks import random_task
+from api.classify.engine import group_requests
+from bench.common.random_tasks import PROMPT, random_task
 from calibration.model.hooked import HookedModel, longest_prompt
 from calibration.model.load import load_model
 from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.artifact import Artifact
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import ModelError
-from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
-from tests.engine.in_process.test_agreement import LABELS, RUNGS, TEXTS, TOLERANCE, on_plugin
+from ifedicl_serve.tasks.task import Task
+from tests.engine.conftest import TINY_QWEN2, engine, own_scores, random_prompts, request, run
+from tests.engine.in_process.test_agreement import (
+    LABELS,
+    RUNGS,
+    TEXTS,
+    TOLERANCE,
+    chat_of,
+    on_plugin,
+    read_out,
+)
 from tests.engine.reference import hooked
 
 SHAPE = dict(
@@ -72,6 +84,14 @@ ALL_RUNGS = "Gemma2ForCausalLM"
 FEW_RUNGS = [
     {"fit": "coefficients"},
     {"fit": "channels", "extent": "tail", "readout": "head"},
+]
+SHARING_RUNGS = [
+    {"fit": "coefficients", "extent": "tail"},
+    {"fit": "channels", "extent": "tail"},
+    {"fit": "channels", "extent": "tail", "readout": "head"},
+    {"fit": "none", "readout": "head"},
+    {"fit": "none", "readout": "bias"},
+    {"fit": "channels"},
 ]
 PROMPTS = random_prompts(12)
 
@@ -130,6 +150,32 @@ def test_the_plugin_agrees_with_the_hooked_model(checkpoints, architecture):
     ours = checkpoints[architecture]
     plugin = on_plugin(ours.folder, ours.tasks, ours.model, ours.artifacts, "float32")
     np.testing.assert_allclose(plugin, ours.reference, atol=TOLERANCE["fp32"])
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "MistralForCausalLM"])
+def test_tasks_that_share_a_text_agree_with_the_hooked_model(models, checkpoints, tmp_path, family):
+    """Behind a plain prompt and behind a chat's, in one batch, its KV computed once. Every layer of
+    the last one looks back on a few tokens alone."""
+    path = models[family] if family in models else checkpoints[family].folder
+    model = load_model(str(path), dtype="fp32", device="cpu")
+    text = "My new card has not arrived yet, how long does it take? " * 8
+    asked, tasks, expected = [], [], []
+    for number, (rung, prompt) in enumerate(product(SHARING_RUNGS, (PROMPT, chat_of(path)))):
+        folder = tmp_path / f"task{number}"
+        artifact = random_task(path, folder, number, labels=LABELS, prompt=prompt, **rung)
+        task = Task.of(artifact, model.tokenizer, folder)
+        ids = token_ids(model.tokenizer, prompt.render(text))
+        asked += [
+            ({"prompt_token_ids": [*ids, *one.path]}, one.asked) for one in group_requests([task])
+        ]
+        tasks.append(task)
+        expected.append(hooked(model, artifact, [text])[0])
+    with engine(path, tmp_path, enable_prefix_caching=True) as llm:
+        outputs = run(llm, asked)
+    answers = (own_scores(output, who) for output, (_, who) in zip(outputs, asked, strict=True))
+    found = [np.log(read_out(task, answers)) for task in tasks]
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE["fp32"])
+    assert sum(output.num_cached_tokens >= 64 for output in outputs) > len(outputs) / 2
 
 
 # One of vLLM's own, one with fused experts, one on its Transformers backend.
