@@ -16,7 +16,6 @@ ours alone, adapting the tail of a prompt; name another file for it.
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,14 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.data_sets import OTHERS, PAPER, load_data_set
-from bench.common.report import machine, options, show_headline
-from bench.common.store import Store
 from bench.ladder.cell import measure
-from bench.ladder.cells import Cell, Rates, base_model, fill
-from bench.ladder.table import headline, markdown
+from bench.ladder.cells import Cell, Rates, base_model, cell_options, measure_cells
 from calibration.data.examples import split_held_out
 from calibration.data.rows import Rows
-from calibration.result.record import versions
 from calibration.settings import Settings
 from ifedicl_serve.contract.spec import Extent
 
@@ -87,26 +82,14 @@ def run(
 
 def main() -> None:
     """Command line."""
-    parser = options(__doc__, quick="under 5 minutes on 2 cores")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
-    parser.add_argument("--resume", action="store_true", help="go on with those in --json")
+    parser = cell_options(__doc__)
     parser.add_argument("--extent", choices=["all", "tail"], default="all")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at a time")
     args = parser.parse_args()
     size = QUICK if args.quick else FULL
-    settings = {"model": Path(args.model).name, "extent": args.extent, "size": asdict(size)}
-    store = Store(args.json, settings, args.resume)
+    settings = {"extent": args.extent, "size": asdict(size)}
     ranks = RANKS if args.extent == "all" else ()  # LoRA adapts every token
-    fill(
-        store, plan(size), ranks, partial(run, args.model, args.data, size, args.extent), args.jobs
-    )
-    numbers = headline(store.results) if ranks else {}
-    store.write({"headline": numbers, "machine": machine(), "versions": versions()})
-    if args.json:
-        table = markdown(store.results)
-        args.json.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
-    show_headline(numbers)
+    one = partial(run, args.model, args.data, size, args.extent)
+    measure_cells(args, settings, plan(size), ranks, one)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from bench.common.asking import log_probs
 from bench.common.engines import EXAMPLES
 from bench.common.random_tasks import random_task
 from bench.common.report import machine, options, report
@@ -41,7 +43,6 @@ from ifedicl_serve.contract.architectures import ADAPTED_ARCHITECTURES
 from ifedicl_serve.contract.artifact import Artifact, load_artifact
 from ifedicl_serve.contract.readout import log_softmax
 from ifedicl_serve.contract.tokens import token_ids
-from ifedicl_serve.errors import TaskUnavailableError
 from ifedicl_serve.plugin.config import TaskConfig
 from ifedicl_serve.tasks.task import Task
 
@@ -141,58 +142,18 @@ def plugin_scores(setting: Setting, names: Sequence[Path]) -> dict[str, Scores]:
     )
     tasks = [Task.of(load_artifact(name), llm.get_tokenizer(), name) for name in names]
     asked = [(task, True) for task in tasks] + [(tasks[0], False)]
+    ask = partial(log_probs, llm, asked, TEXTS)
     if setting.chunk:
-        return {"chunked": ask(llm, asked)}
-    alone = ask(llm, asked, one_by_one=True)
+        return {"chunked": np.array(ask())}
+    alone = ask(one_by_one=True)
     llm.reset_prefix_cache()
-    mixed, cached = ask(llm, asked), ask(llm, asked)
+    mixed, cached = ask(), ask()
     lost = replace(tasks[0], digest="0" * 64)
-    nothing, *beside = ask(llm, [(lost, True), *asked])
+    nothing, *broken = log_probs(llm, [(lost, True), *asked], TEXTS)
     if not np.isnan(nothing).all():
         raise SystemExit("a task that cannot be loaded was answered")
-    return {"alone": alone, "mixed": mixed, "cached": cached, "broken": np.array(beside)}
-
-
-def ask(llm: Any, asked: Sequence[tuple[Task, bool]], one_by_one: bool = False) -> Scores:
-    """As `api` asks for tasks, adapted or not, and reads them out; NaN of one that did not load."""
-    from vllm import PoolingParams
-
-    from api.classify.engine import group_requests
-
-    tokenizer = llm.get_tokenizer()
-    prompts, params = [], []
-    for task, adapted in asked:
-        for text in TEXTS:
-            ids = token_ids(tokenizer, task.spec.prompt.render(text))
-            for request in group_requests([task], adapted):
-                prompts.append({"prompt_token_ids": [*ids, *request.path]})
-                extra_kwargs = request.asked.extra_kwargs()
-                params.append(PoolingParams(task="classify", extra_kwargs=extra_kwargs))
-    size = 1 if one_by_one else len(prompts)
-    outputs = (
-        output.outputs.data.float().numpy()
-        for start in range(0, len(prompts), size)
-        for output in llm.encode(
-            prompts[start : start + size],
-            params[start : start + size],
-            pooling_task="classify",
-            use_tqdm=False,
-        )
-    )
-    return np.array([[read_out(task, adapted, outputs) for _ in TEXTS] for task, adapted in asked])
-
-
-def read_out(task: Task, adapted: bool, outputs: Iterator[npt.NDArray[np.float32]]) -> Scores:
-    """A text's label log-probabilities from the answers to its nodes, the next ones."""
-    nodes = task.trie.nodes
-    tokens, rows = len(nodes[0].children), task.label_rows if adapted else 0
-    first = next(outputs)[: tokens + rows]
-    rest = [next(outputs)[: len(node.children)] for node in nodes[1:]]
-    row_scores = first[tokens:] if rows else None
-    try:
-        return np.log(task.read_out(np.concatenate([first[:tokens], *rest]), row_scores, adapted))
-    except TaskUnavailableError:
-        return np.full(len(LABELS), np.nan)
+    found = {"alone": alone, "mixed": mixed, "cached": cached, "broken": broken}
+    return {name: np.array(scores) for name, scores in found.items()}
 
 
 def fused_scores(setting: Setting, name: Path, scratch: Path) -> dict[str, Scores]:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from api.batch.columns import ResultColumns
+from api.batch.columns import columns_of
 from api.batch.offline import BatchEngine
 from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
@@ -40,11 +40,11 @@ MAX_NUM_SEQS = "256"
 
 def through_files(engine: BatchEngine, path: Path) -> float:
     """Rows per second of a parquet file classified to another."""
-    labels = tuple(label.name for label in engine.task.spec.labels)
+    (task,) = engine.tasks
     output = path.with_name("out.parquet")
     start = time.perf_counter()
     source = open_source(path, "text", output)
-    plan = Plan(source, output, ResultColumns(labels), CHUNK_ROWS, truncate=False)
+    plan = Plan(source, output, columns_of([task.spec], ""), CHUNK_ROWS, truncate=False)
     parts = Parts(path.with_name("parts"))
     parts.begin({})
     summary = classify_file(plan, parts, lambda: nullcontext(engine))
@@ -68,8 +68,8 @@ def measure(model: Path, scratch: Path, rows: int, rounds: int) -> dict[str, lis
     pyarrow.parquet.write_table(pa.table({"text": drawn}), path)
     flags = ["--max-model-len", "512", "--max-num-seqs", MAX_NUM_SEQS]
     with offline_engine(str(model), scratch / "tasks", flags) as llm:
-        engine = BatchEngine(llm, artifact, scratch / "tasks" / "task")
-        prompts: Any = engine.prompts.encode_all(engine.task, drawn, False)
+        engine = BatchEngine(llm, [artifact], scratch / "tasks")
+        prompts: Any = engine.prompts.encode_all(engine.tasks[0], drawn, False)
         measured: dict[str, list[float]] = {"classify": [], "engine": []}
         for number in track(range(rounds + 1), "rounds"):
             speeds = {"classify": through_files(engine, path), "engine": alone(engine, prompts)}

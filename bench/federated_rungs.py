@@ -13,7 +13,6 @@ process; Flower carries the same numbers (tests/federation).
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,15 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.common.data_sets import PAPER, load_data_set
-from bench.common.report import machine, options, show_headline
-from bench.common.store import Store
 from bench.ladder.cell import measure
-from bench.ladder.cells import Cell, Rates, base_model, fill
-from bench.ladder.table import headline, markdown
+from bench.ladder.cells import Cell, Rates, base_model, cell_options, measure_cells
 from calibration.data.examples import Example, split_held_out
 from calibration.data.partition import Clients, dirichlet, one_label
 from calibration.data.rows import Rows
-from calibration.result.record import versions
 from calibration.settings import Settings
 
 CLIENTS = 10
@@ -85,22 +80,10 @@ def run(source: str, folder: Path, size: Size, cell: Cell, rates: Rates) -> dict
 
 def main() -> None:
     """Command line."""
-    parser = options(__doc__, quick="under 5 minutes on 2 cores")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
-    parser.add_argument("--resume", action="store_true", help="go on with those in --json")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at a time")
-    args = parser.parse_args()
+    args = cell_options(__doc__).parse_args()
     size = QUICK if args.quick else FULL
-    settings = {"model": Path(args.model).name, "clients": CLIENTS, "size": asdict(size)}
-    store = Store(args.json, settings, args.resume)
-    fill(store, plan(size), RANKS, partial(run, args.model, args.data, size), args.jobs)
-    numbers = headline(store.results)
-    store.write({"headline": numbers, "machine": machine(), "versions": versions()})
-    if args.json:
-        table = markdown(store.results)
-        args.json.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
-    show_headline(numbers)
+    settings = {"clients": CLIENTS, "size": asdict(size)}
+    measure_cells(args, settings, plan(size), RANKS, partial(run, args.model, args.data, size))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Many tasks on one text: how often the text is computed, and what that takes.
 
 Ours, whose tasks adapt the tail of a prompt alone, so that they share the text's KV (`tail`); tasks
-that adapt nothing and are readouts of one engine request (`head`); and tasks that adapt every token
+that adapt nothing and are readouts of one engine request (`head`); and tasks that adapt all tokens
 (`all`), which share nothing. Beside them plain vLLM with as many prompts that differ in their tails
-(`plain`: its own prefix cache, the most that sharing can give), and multi-LoRA with as many adapters
-(`lora`: up to LORA_TOKENS of a text, as it takes seven times as long). Prompts end in a tail of 8
-tokens, texts end anywhere in a block of 32, and a batch has as many texts as fill the machine. Every
-round measures each of them once, in turn, on fresh random texts; ratios are medians over rounds of
-same-round ratios. Beside that, blocks of 128 tokens, vLLM's own choice on a CPU, for one task.
+(`plain`: its own prefix cache, the most that sharing can give), and multi-LoRA with as many
+adapters (`lora`: up to LORA_TOKENS of a text, as it takes seven times as long). Prompts end in a
+tail of 8 tokens, texts end anywhere in a block of 32, and a batch has as many texts as fill the
+machine. Every round measures each of them once, in turn, on fresh random texts; ratios are medians
+over rounds of same-round ratios. Beside that, one task in blocks of 128 tokens, vLLM's own choice
+on a CPU.
 
 Then over HTTP: the latency of one message through 1 and through 16 tasks, one after the other.
 
@@ -261,7 +262,10 @@ def main() -> None:
         "setting": {"model": SHAPE, "tail": TAIL, "block_size": BLOCK, "rounds": size.rounds},
         "seconds and tokens": {
             length: {
-                name: {count: [[one.seconds, one.tokens] for one in rounds] for count, rounds in of.items()}
+                name: {
+                    count: [[one.seconds, one.tokens] for one in rounds]
+                    for count, rounds in of.items()
+                }
                 for name, of in cells.items()
             }
             for length, cells in measured.items()

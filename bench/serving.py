@@ -33,11 +33,11 @@ DRAIN_SECONDS = 5.0  # what was under way when the load generator stopped
 REQUESTS = 2048  # distinct, then again
 
 
-def texts(model: Path, count: int) -> list[str]:
-    """Random words that make prompts of about TOKENS tokens."""
+def texts(model: Path, count: int, tokens: int = TOKENS) -> list[str]:
+    """Random words that make prompts of about so many tokens."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     words = [word for word in tokenizer.get_vocab() if word.isalpha() and len(word) > 3]
-    drawn = np.random.default_rng(0).choice(sorted(words), (count, TOKENS - 4))
+    drawn = np.random.default_rng(0).choice(sorted(words), (count, tokens - 4))
     return [" ".join(row) for row in drawn]
 
 

@@ -8,6 +8,7 @@ from api.classify.classifier import Classifier
 from api.classify.encoder import PromptEncoder
 from calibration.data.examples import Example
 from calibration.model.activations import rendered
+from calibration.model.hooked import Beginning
 from calibration.model.loss import label_targets
 from calibration.settings import Settings
 from calibration.stages.evaluate import Evaluation
@@ -41,8 +42,11 @@ class Reader:
         self.tokenizer = tokenizer
         self.read = []
 
-    def hidden(self, sequences, starts):
-        self.read += sequences
+    def begin(self, tokens):
+        return Beginning(tuple(tokens))
+
+    def hidden(self, sequences, starts, beginning):
+        self.read += [[*beginning.tokens, *ids] for ids in sequences]
         return torch.zeros(len(sequences), max(map(len, sequences)), self.hidden_size)
 
     def logits(self, hidden, tokens):

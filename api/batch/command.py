@@ -42,7 +42,10 @@ def classify(argv: Sequence[str]) -> int:
 def _classify(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="Checkpoint folder or hub name.")],
-    task: Annotated[Path, typer.Option(help="Folder of the calibrated task.")],
+    task: Annotated[
+        list[Path],
+        typer.Option(help="Folder of a calibrated task; give it once more for each other one."),
+    ],
     data: Annotated[Path, typer.Option("--input", help="A .parquet, .csv or .jsonl file.")],
     output: Annotated[Path, typer.Option(help="File to write, in the format of its suffix.")],
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
@@ -57,7 +60,8 @@ def _classify(
         bool, typer.Option("--overwrite", help="Replace the output if it is there.")
     ] = False,
 ) -> None:
-    """Add a task's label and scores to every row of a file.
+    """Add a task's label and scores to every row of a file; of several tasks, in one pass, each
+    with its name before its columns.
 
     Takes vLLM's engine flags as well, e.g. --dtype, --max-model-len, --tensor-parallel-size,
     --max-num-seqs. A run that was killed goes on when the same command is given again.
@@ -67,7 +71,7 @@ def _classify(
 
     options = Options(
         model=model,
-        task=task,
+        tasks=task,
         data=data,
         output=output,
         text_column=text_column,

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.batch.columns import ResultColumns
+from api.batch.columns import columns_of
 from api.batch.offline import BatchEngine
 from api.batch.parts import Parts
 from api.batch.run import Plan
@@ -25,7 +25,7 @@ class Options:
     """What was asked for on the command line."""
 
     model: str
-    task: Path
+    tasks: list[Path]
     data: Path
     output: Path
     text_column: str
@@ -42,23 +42,24 @@ class Job:
 
     options: Options
     identity: ModelIdentity
-    artifact: Artifact
+    artifacts: list[Artifact]
     plan: Plan
     parts: Parts
 
     @contextmanager
     def scorer(self) -> Iterator[BatchEngine]:
-        """The engine, with its own copy of the task: nobody replaces it while the run lasts."""
+        """The engine, with its own copy of the tasks: nobody replaces them while the run lasts."""
         tasks = (self.parts.folder / "tasks").resolve()
         tasks.mkdir(exist_ok=True)
-        folder = tasks / self.artifact.spec.name
-        files = {
-            name: (self.options.task / name).read_bytes() for name in (TASK_FILE, VECTORS_FILE)
-        }
-        digest = self.artifact.digest
-        write_folder(folder, files, lambda staged: load_artifact(staged, self.identity, digest))
+        for path, artifact in zip(self.options.tasks, self.artifacts, strict=True):
+            self._copy(path, artifact, tasks / artifact.spec.name)
         with offline_engine(self.options.model, tasks, self.options.vllm_flags) as llm:
-            yield BatchEngine(llm, self.artifact, folder)
+            yield BatchEngine(llm, self.artifacts, tasks)
+
+    def _copy(self, path: Path, artifact: Artifact, folder: Path) -> None:
+        files = {name: (path / name).read_bytes() for name in (TASK_FILE, VECTORS_FILE)}
+        digest = artifact.digest
+        write_folder(folder, files, lambda staged: load_artifact(staged, self.identity, digest))
 
 
 @contextmanager
@@ -76,17 +77,18 @@ def _begun(options: Options, parts: Parts) -> Job:
     _refuse_existing(options.output, options.overwrite)
     weights_in = download_dir(options.vllm_flags)
     identity = ModelIdentity.of(options.model, download_dir=weights_in)
-    artifact = load_artifact(options.task, identity)
+    artifacts = [load_artifact(path, identity) for path in options.tasks]
+    columns = columns_of([artifact.spec for artifact in artifacts], options.prefix)
     source = open_source(options.data, options.text_column, options.output)
-    labels = tuple(label.name for label in artifact.spec.labels)
-    columns = ResultColumns(labels, options.prefix)
-    columns.refuse_taken(source.names)
-    refuse_unwritable(options.output, columns.schema(source.carried.schema))
+    for of_task in columns:
+        of_task.refuse_taken(source.names)
     plan = Plan(source, options.output, columns, options.batch_size, options.truncate)
+    refuse_unwritable(options.output, plan.schema)
+    digests = [f"digest {artifact.digest}" for artifact in artifacts]
     parts.begin(
         {
             "input": f"sha256 {source.sha256}",
-            "task": f"digest {artifact.digest}",
+            "task": digests[0] if len(digests) == 1 else digests,
             "model": identity.model_dump(exclude={"name"}),
             "--text-column": options.text_column,
             "--prefix": options.prefix,
@@ -96,7 +98,7 @@ def _begun(options: Options, parts: Parts) -> Job:
             "ifedicl-serve": __version__,
         }
     )
-    return Job(options, identity, artifact, plan, parts)
+    return Job(options, identity, artifacts, plan, parts)
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

@@ -1,81 +1,109 @@
-"""Scores one task's labels with vLLM's `LLM`: the only file here that knows it."""
+"""Scores the labels of tasks with vLLM's `LLM`: the only file here that knows it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from api.batch.run import Floats, OnProgress, Scores
+from api.batch.run import Floats, OnProgress, RowPrompts, Scores
 from api.classify.encoder import PromptEncoder
-from api.classify.engine import group_requests
+from api.classify.engine import GroupRequest, group_requests, scores_of_tasks, split_scores
+from api.classify.groups import grouped
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.tasks.task import Task
 
 
 class BatchEngine:
-    """Scores many prompts of a task at a time.
+    """Scores many prompts of some tasks at a time.
 
-    The artifact must be in the engine's folder. Raises PromptError if its labels do not tokenise.
+    The artifacts must be in the engine's folder `tasks`, in sub-folders of their names. Raises
+    PromptError if labels do not tokenise.
     """
 
-    def __init__(self, llm: Any, artifact: Artifact, folder: Path) -> None:
+    def __init__(self, llm: Any, artifacts: Sequence[Artifact], tasks: Path) -> None:
         from vllm import PoolingParams
 
         tokenizer = llm.get_tokenizer()
-        artifact.spec.model.refuse_other_tokenizer(tokenizer)
+        for artifact in artifacts:
+            artifact.spec.model.refuse_other_tokenizer(tokenizer)
         self.llm = llm
-        self.task = Task.of(artifact, tokenizer, folder)
+        self.tasks = [Task.of(one, tokenizer, tasks / one.spec.name) for one in artifacts]
         self.prompts = PromptEncoder(tokenizer, llm.model_config.max_model_len)
-        self.nodes = self.task.trie.nodes
-        asked = [request.asked for request in group_requests([self.task])]
-        self.widths = [readout.scores for one in asked for readout in one.readouts]
+        self.groups = [
+            (group, group_requests([self.tasks[place] for place in group]))
+            for group in grouped(self.tasks, self.prompts, alone=lambda task: task.adapts)
+        ]
+        # Of a row: whose prompt, and what is asked after it.
+        self.requests = [(group[0], one) for group, requests in self.groups for one in requests]
         self.params = [
-            PoolingParams(task="classify", extra_kwargs=one.extra_kwargs()) for one in asked
+            PoolingParams(task="classify", extra_kwargs=one.asked.extra_kwargs())
+            for _, one in self.requests
         ]
 
-    def scores(self, prompts: list[list[int]], on_progress: OnProgress) -> Scores:
-        """Log-softmaxes of the trie's nodes after each prompt, [prompts, choices], and the scores
-        of the task's label rows, [prompts, labels], if it has some.
+    def scores(self, prompts: list[RowPrompts], on_progress: OnProgress) -> list[Scores]:
+        """Log-softmaxes of each task's trie after its prompts, [prompts, choices], and the scores
+        of its label rows, [prompts, labels], if it has some.
 
-        A prompt's nodes are asked for together and reuse its cached prefix. `on_progress` is
-        told of prompts done since, in fractions.
+        A row's requests are asked for one behind the other, and reuse what is computed for the
+        first. `on_progress` is told of rows done since, in fractions.
         """
-        scores = self._node_scores(prompts, on_progress)
-        tokens = len(self.nodes[0].children)
-        first, rows, rest = np.split(scores, [tokens, self.widths[0]], axis=1)
-        return np.concatenate([first, rest], axis=1), rows if self.task.label_rows else None
+        answers = iter(self._answers(prompts, on_progress))
+        by_place: dict[int, Scores] = {}
+        for group, requests in self.groups:
+            # With the prompts as the last axis, they split as the scores of one prompt do.
+            split = [split_scores(one.asked, next(answers).T) for one in requests]
+            for place, scores in zip(group, scores_of_tasks(requests, split), strict=True):
+                rows = scores.row_scores
+                by_place[place] = scores.log_probs.T, None if rows is None else rows.T
+        return [by_place[place] for place in range(len(self.tasks))]
 
-    def _node_scores(self, prompts: list[list[int]], on_progress: OnProgress) -> Floats:
-        """[prompts, choices and label rows]: the rows are behind the first node's choices."""
-        if not prompts:
-            return np.empty((0, sum(self.widths)), np.float32)
+    def _answers(self, prompts: list[RowPrompts], on_progress: OnProgress) -> list[Floats]:
+        """Of each of a row's requests the scores, [prompts, scores]."""
+        asked = [
+            (number, ids)
+            for row in prompts
+            for number, (place, _) in enumerate(self.requests)
+            if not isinstance(ids := row[place], str)
+        ]
+        outputs = self._encode(asked, len(prompts), on_progress) if asked else []
+        if not asked:
+            on_progress(len(prompts))
+        answers: list[list[Floats]] = [[] for _ in self.requests]
+        for (number, _), output in zip(asked, outputs, strict=True):
+            answers[number].append(output.outputs.data.numpy())
+        return [
+            _stacked(one, scores) for (_, one), scores in zip(self.requests, answers, strict=True)
+        ]
+
+    def _encode(
+        self, asked: list[tuple[int, list[int]]], rows: int, on_progress: OnProgress
+    ) -> list[Any]:
         # Else the last bits of scores would depend on what came before this chunk.
         self.llm.reset_prefix_cache()
-        inputs = [
-            {"prompt_token_ids": [*ids, *node.path]} for ids in prompts for node in self.nodes
-        ]
-        outputs = self.llm.encode(
-            inputs,
-            self.params * len(prompts),
+        return self.llm.encode(
+            [{"prompt_token_ids": [*ids, *self.requests[number][1].path]} for number, ids in asked],
+            [self.params[number] for number, _ in asked],
             pooling_task="classify",
-            use_tqdm=lambda **_: _Bar(len(self.nodes), on_progress),
+            use_tqdm=lambda **_: _Bar(rows / len(asked), on_progress),
         )
-        scores = [  # behind a request's own labels is padding
-            output.outputs.data.numpy()[:width]
-            for output, width in zip(outputs, self.widths * len(prompts), strict=True)
-        ]
-        return np.concatenate(scores).reshape(len(prompts), -1)
+
+
+def _stacked(request: GroupRequest, answers: list[Floats]) -> Floats:
+    """[prompts, scores]: behind a request's own is padding."""
+    width = sum(readout.scores for readout in request.asked.readouts)
+    return np.array([scores[:width] for scores in answers], np.float32).reshape(-1, width)
 
 
 class _Bar:
-    """What `LLM.encode` takes for a bar of tqdm's: counts requests, reports prompts."""
+    """What `LLM.encode` takes for a bar of tqdm's: counts requests, reports rows."""
 
     EVERY = 64  # requests
 
-    def __init__(self, requests_per_prompt: int, on_progress: OnProgress) -> None:
+    def __init__(self, rows_per_request: float, on_progress: OnProgress) -> None:
         self.n = 0
         self.reported = 0
-        self.requests_per_prompt = requests_per_prompt
+        self.rows_per_request = rows_per_request
         self.on_progress = on_progress
 
     def update(self, count: int) -> None:
@@ -84,7 +112,7 @@ class _Bar:
             self.refresh()
 
     def refresh(self) -> None:
-        self.on_progress((self.n - self.reported) / self.requests_per_prompt)
+        self.on_progress((self.n - self.reported) * self.rows_per_request)
         self.reported = self.n
 
     def close(self) -> None:

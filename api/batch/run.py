@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from api.batch.columns import ResultColumns
+from api.batch.columns import ResultColumns, rows_with_errors, with_results
 from api.batch.parts import Parts
 from api.batch.source import Source
-from api.classify.encoder import PromptEncoder
+from api.classify.encoder import Encoded, PromptEncoder
 from ifedicl_serve.contract.text import why_unusable
 from ifedicl_serve.errors import TextTooLongError
 from ifedicl_serve.files.table_writers import writer_of
@@ -27,16 +27,17 @@ Floats = npt.NDArray[np.float32]
 Scores = tuple[
     Floats, Floats | None
 ]  # [prompts, choices], and those of label rows [prompts, labels]
+RowPrompts = list[list[int] | str]  # a task's prompt, or why it has none, [tasks]
 
 
 class Scorer(Protocol):
-    """An engine that is up, with one task."""
+    """An engine that is up, with its tasks."""
 
-    task: Task
+    tasks: list[Task]
     prompts: PromptEncoder
 
-    def scores(self, prompts: list[list[int]], on_progress: OnProgress) -> Scores:
-        """What `Task.read_out` takes, of each prompt."""
+    def scores(self, prompts: list[RowPrompts], on_progress: OnProgress) -> list[Scores]:
+        """What `Task.read_out` takes, of each task's prompts."""
         ...
 
 
@@ -46,18 +47,22 @@ class Plan:
 
     source: Source
     output: Path
-    columns: ResultColumns
+    columns: list[ResultColumns]  # of each task
     chunk_rows: int
     truncate: bool
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the output."""
+        return with_results(self.source.carried.schema, self.columns)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A chunk of rows, the prompts of the good ones, and what is wrong with the others."""
+    """A chunk of rows and their prompts."""
 
     rows: pa.Table
-    prompts: list[list[int]]
-    errors: list[str | None]  # [rows]
+    prompts: list[RowPrompts]
 
 
 @dataclass(frozen=True)
@@ -105,27 +110,37 @@ def _classify_chunks(
     with ThreadPoolExecutor(max_workers=1) as writer:
         written = writer.submit(lambda: None)
         for number, chunk in enumerate(prepared, start=begin):
-            choices, row_scores = engine.scores(chunk.prompts, on_progress)
-            on_progress(len(chunk.rows) - len(chunk.prompts))
-            probabilities = engine.task.read_out(choices, row_scores)
-            table = plan.columns.add(chunk.rows, chunk.errors, probabilities)
+            scores = engine.scores(chunk.prompts, on_progress)
             written.result()
-            written = writer.submit(parts.write, number, table)
+            written = writer.submit(parts.write, number, _with_results(plan, engine, chunk, scores))
         written.result()
 
 
 def _prepare(plan: Plan, engine: Scorer, rows: pa.Table) -> Prepared:
     texts = plan.source.carried.texts(rows)
-    errors = [_problem(text) for text in texts]
-    good = {row: text for row, text in enumerate(texts) if text and errors[row] is None}
-    encoded = engine.prompts.encode_all(engine.task, list(good.values()), plan.truncate)
-    prompts = []
-    for row, prompt in zip(good, encoded, strict=True):
-        if isinstance(prompt, TextTooLongError):
-            errors[row] = str(prompt)
-        else:
-            prompts.append(prompt)
-    return Prepared(rows, prompts, errors)
+    problems = [_problem(text) for text in texts]
+    good = [text for text, problem in zip(texts, problems, strict=True) if text and not problem]
+    encoded = iter(engine.prompts.encode_for(engine.tasks, good, plan.truncate))
+    prompts: list[RowPrompts] = [
+        [problem] * len(engine.tasks) if problem else list(map(_ids_or_why, next(encoded)))
+        for problem in problems
+    ]
+    return Prepared(rows, prompts)
+
+
+def _ids_or_why(prompt: Encoded) -> list[int] | str:
+    return str(prompt) if isinstance(prompt, TextTooLongError) else prompt
+
+
+def _with_results(plan: Plan, engine: Scorer, chunk: Prepared, scores: list[Scores]) -> pa.Table:
+    table = chunk.rows
+    prompts = zip(*chunk.prompts, strict=True)
+    for task, columns, of_task, of_rows in zip(
+        engine.tasks, plan.columns, scores, prompts, strict=True
+    ):
+        errors = [prompt if isinstance(prompt, str) else None for prompt in of_rows]
+        table = columns.add(table, errors, task.read_out(*of_task))
+    return table
 
 
 def _problem(text: str | None) -> str | None:
@@ -145,12 +160,11 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 
 def _merge(plan: Plan, parts: Parts, chunks: int) -> int:
     """Write the output from its parts; returns how many rows have an error."""
-    schema = plan.columns.schema(plan.source.carried.schema)
     errors = 0
     with parts.output(plan.output) as staged:
-        with writer_of(plan.output)(staged, schema) as writer:
+        with writer_of(plan.output)(staged, plan.schema) as writer:
             for number in range(chunks):
                 table = parts.read(number)
-                errors += len(table) - table.column(schema.names[-1]).null_count
+                errors += rows_with_errors(table, plan.columns)
                 writer.write_table(table)
     return errors

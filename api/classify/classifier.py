@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from api.classify.encoder import Encoded, PromptEncoder
 from api.classify.engine import LabelEngine, TokenScores, group_requests, trie_scores
+from api.classify.groups import Group, grouped
 from api.classify.threads import EncoderThreads
 from api.classify.together import all_or_none
 from api.observe.context import name_request
@@ -20,8 +20,6 @@ from ifedicl_serve.errors import (
     TextTooLongError,
 )
 from ifedicl_serve.tasks.task import Task
-
-Group = list[int]  # the places of its tasks in a request
 
 
 @dataclass(frozen=True)
@@ -82,13 +80,11 @@ class Classifier:
         )
 
     def _groups(self, tasks: Sequence[Task], adapted: bool) -> list[Group]:
-        """Tasks that are answered together: their prompts are equal and adapted by none."""
-        groups: dict[Any, Group] = {}
-        for place, task in enumerate(tasks):
-            alone = adapted and (task.adapts or self._refusal(task) is not None)
-            key = self.encoder.prompts.key(task), place if alone else None
-            groups.setdefault(key, []).append(place)
-        return list(groups.values())
+        return grouped(
+            tasks,
+            self.encoder.prompts,
+            alone=lambda task: adapted and (task.adapts or self._refusal(task) is not None),
+        )
 
     def _refusal(self, task: Task) -> InputError | None:
         """Why this engine cannot answer a task, adapted."""

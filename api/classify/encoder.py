@@ -1,5 +1,6 @@
 """Text to prompt token ids that fit the model's context."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ifedicl_serve.contract.tokens import guarded
@@ -61,6 +62,17 @@ class PromptEncoder:
             ids if len(ids) <= limit else self.encode_or_error(task, text, truncate)
             for text, ids in zip(texts, self.tokenizer.ids(prompts), strict=True)
         ]
+
+    def encode_for(
+        self, tasks: Sequence[Task], texts: list[str], truncate: bool
+    ) -> list[list[Encoded]]:
+        """As `encode_all` by several tasks, [texts][tasks]; once for those with equal prompts."""
+        keys = [self.key(task) for task in tasks]
+        made = {
+            key: self.encode_all(task, texts, truncate)
+            for key, task in dict(zip(keys, tasks, strict=True)).items()
+        }
+        return [[made[key][row] for key in keys] for row in range(len(texts))]
 
     def encode_or_error(self, task: Task, text: str, truncate: bool) -> Encoded:
         """As `encode`, with an error in place of a text that does not fit."""

@@ -1,16 +1,18 @@
-// The page: a task, an input, its answers and the task's card.
+// The page: a task and others beside it, an input, its answers and the task's card.
 
 import { taskCard } from "./card.js";
 import { byId, count, el, plural } from "./dom.js";
 import { FilePanel } from "./filepanel.js";
 import { askKey, offerKey } from "./keydialog.js";
+import { OtherTasks } from "./othertasks.js";
 import { Picker } from "./picker.js";
-import { Meter, articles, changes, distribution, timings } from "./results.js";
+import { Meter, apart, articles, changes, distribution, timings } from "./results.js";
 import { Server, ServerError } from "./server.js";
 import { waitVisibly } from "./waiting.js";
 
 const server = new Server(askKey, waitVisibly);
 const picker = new Picker(byId("task"), byId("task-list"), (name) => choose(name, true), listTasks);
+const others = new OtherTasks(() => choose(picker.value, true), listTasks);
 const files = new FilePanel(() => settle(), fail);
 let running = null; // the AbortController of what is being classified
 
@@ -23,6 +25,7 @@ async function listTasks() {
     const ready = data.filter((task) => task.status === "ready");
     const refused = data.filter((task) => task.status === "refused");
     picker.offer(ready.map((task) => task.id));
+    others.offer(ready.map((task) => task.id));
     byId("task-count").textContent = ready.length
       ? `${plural(ready.length, "task")} on this server`
       : "No task is served yet: put an artifact into the server's tasks folder.";
@@ -45,8 +48,9 @@ function showRefused(refused) {
 
 async function choose(name, remember) {
   picker.show(name);
+  others.show(name, others.names);
   document.title = `${name} · ifedicl-serve`;
-  const url = `?${new URLSearchParams({ task: name })}`;
+  const url = `?${new URLSearchParams([name, ...others.names].map((one) => ["task", one]))}`;
   if (remember) history.pushState(null, "", url);
   files.sheet?.forget();
   settle();
@@ -64,12 +68,14 @@ async function choose(name, remember) {
   }
 }
 
-/** The task of the address, or the first one. */
+/** The tasks of the address, or the first one. */
 async function start() {
-  const asked = new URLSearchParams(location.search).get("task");
+  const [asked, ...beside] = new URLSearchParams(location.search).getAll("task");
   const ready = await listTasks();
   const name = ready && (asked ?? ready[0]?.id);
-  if (name) await choose(name, false);
+  if (!name) return;
+  others.show(name, beside);
+  await choose(name, false);
 }
 
 // -- classifying
@@ -96,12 +102,14 @@ async function submit() {
 async function classifyTyped(signal) {
   const texts = typedTexts();
   if (!texts.length) throw new Error("Type a text first.");
+  const tasks = [picker.value, ...others.names];
   const answers = [];
-  const meters = await classify(texts, signal, (index, adapted, unadapted) =>
+  const meters = await classify(texts, tasks, signal, (index, adapted, unadapted) =>
     answers.push({ text: texts[index], adapted, unadapted }),
   );
   show(summary(answers), timings(meters), ...articles(answers));
-  say(`${plural(answers.length, "text")} classified in ${milliseconds(meters)}.`);
+  const by = tasks.length > 1 ? ` by ${count(tasks.length)} tasks` : "";
+  say(`${plural(answers.length, "text")} classified${by} in ${milliseconds(meters)}.`);
 }
 
 async function classifyFile(signal) {
@@ -111,21 +119,21 @@ async function classifyFile(signal) {
   const rows = sheet.pending();
   if (!rows.length) throw new Error("This column holds no text; choose another one.");
   const texts = rows.map((row) => sheet.text(row));
-  const meters = await classify(texts, signal, (index, adapted, unadapted) =>
-    sheet.answer(rows[index], adapted, unadapted),
+  const meters = await classify(texts, [picker.value], signal, (index, adapted, unadapted) =>
+    sheet.answer(rows[index], adapted[0], unadapted?.[0]),
   );
   showFile(sheet, timings(meters));
   say(`${plural(rows.length, "row")} classified in ${milliseconds(meters)}.`);
 }
 
 /** Classify texts, each batch adapted and (to compare) unadapted; returns their meters. */
-async function classify(texts, signal, answer) {
-  const options = { task: picker.value, truncate: byId("truncate").checked };
-  const adapted = server.classify(texts, options, signal);
+async function classify(texts, tasks, signal, answer) {
+  const options = { truncate: byId("truncate").checked };
+  const adapted = server.classify(texts, tasks, options, signal);
   const meters = { Adapted: new Meter() };
   let unadapted = null;
   if (byId("compare").checked) {
-    unadapted = server.classify(texts, { ...options, adapted: false }, signal);
+    unadapted = server.classify(texts, tasks, { ...options, adapted: false }, signal);
     meters.Unadapted = new Meter();
   }
   for await (const batch of adapted) {
@@ -155,7 +163,9 @@ const milliseconds = (meters) =>
 
 function summary(answers) {
   const compared = answers.some(({ unadapted }) => unadapted);
-  return el("p", { class: "summary" }, compared ? changes(answers) : plural(answers.length, "text"));
+  const noun = answers[0].adapted.length > 1 ? "answer" : "text";
+  const told = compared ? changes(answers.flatMap(apart), noun) : plural(answers.length, "text");
+  return el("p", { class: "summary" }, told);
 }
 
 /** What a file's answers are so far; the others can be continued with. */

@@ -46,7 +46,7 @@ export class Picker {
         "li",
         {
           role: "option",
-          id: `task-option-${index}`,
+          id: `${this.list.id}-${index}`,
           "aria-selected": String(name === this.value),
           click: () => this.#pick(name),
         },

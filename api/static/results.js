@@ -43,7 +43,8 @@ export function timings(meters) {
   );
 }
 
-/** One article per text, a screenful at a time. `answers` are `{text, adapted, unadapted}`. */
+/** One article per text, a screenful at a time. `answers` are `{text, adapted, unadapted}`, both of
+ * them a list of the tasks' results. */
 export function articles(answers) {
   const list = el("div", { class: "articles" });
   const more = el("button", { type: "button", click: showMore }, "");
@@ -58,18 +59,39 @@ export function articles(answers) {
   return [list, more];
 }
 
-/** How many answers differ from the base model's, as a sentence. */
-export function changes(answers) {
-  const changed = answers.filter(differs).length;
-  return `Adaptation changes the top label of ${count(changed)} of ${plural(answers.length, "text")}.`;
+/** A text's answers task by task: `{adapted, unadapted, error}`. */
+export function apart({ adapted, unadapted }) {
+  return adapted.map((result, index) => {
+    const other = unadapted?.[index];
+    return { adapted: result, unadapted: other, error: result.error ?? other?.error };
+  });
 }
 
-function differs({ adapted, unadapted }) {
-  return unadapted !== undefined && unadapted.label !== adapted.label;
+/** How many answers differ from the base model's, as a sentence. */
+export function changes(answers, noun = "text") {
+  const changed = answers.filter(differs).length;
+  return `Adaptation changes the top label of ${count(changed)} of ${plural(answers.length, noun)}.`;
+}
+
+function differs({ adapted, unadapted, error }) {
+  return !error && unadapted !== undefined && unadapted.label !== adapted.label;
 }
 
 function article(answer) {
-  const { text, adapted, unadapted } = answer;
+  const tasks = apart(answer).map(verdict);
+  return el(
+    "article",
+    { class: "panel" },
+    el("p", { class: "quoted" }, answer.text),
+    el("div", { class: tasks.length > 1 ? "beside" : undefined }, ...tasks),
+  );
+}
+
+/** What one task says; its name is shown where there are several. */
+function verdict(answer, _, all) {
+  const { adapted, unadapted, error } = answer;
+  const name = all.length > 1 ? [el("h3", {}, adapted.task)] : [];
+  if (error) return el("section", {}, ...name, el("p", { class: "notice error" }, error.message));
   const heading = el(
     "p",
     { class: "verdict" },
@@ -81,13 +103,7 @@ function article(answer) {
       el("span", { class: "changed" }, "Changed", el("span", {}, `unadapted: ${unadapted.label}`)),
     );
   }
-  return el(
-    "article",
-    { class: "panel" },
-    el("p", { class: "quoted" }, text),
-    heading,
-    ...scoreTable(adapted, unadapted),
-  );
+  return el("section", {}, ...name, heading, ...scoreTable(adapted, unadapted));
 }
 
 function scoreTable(adapted, unadapted) {

@@ -44,14 +44,18 @@ export class Server {
   }
 
   /**
-   * Classify texts in batches: yields `{start, results, ms, usage}` for each. `options` are
-   * `task`, `truncate` and `adapted`.
+   * Classify texts by tasks in batches: yields `{start, results, ms, usage}` for each, the results
+   * of a text in the order of the tasks. `options` are `truncate` and `adapted`.
    */
-  async *classify(texts, options, signal) {
+  async *classify(texts, tasks, options, signal) {
+    const by = tasks.length > 1 ? { tasks } : { task: tasks[0] };
     for (let start = 0; start < texts.length; start += BATCH) {
-      const body = { ...options, input: texts.slice(start, start + BATCH) };
-      const { json, ms } = await this.#request("v1/classify", body, signal);
-      yield { start, results: json.data, ms, usage: json.usage };
+      const input = texts.slice(start, start + BATCH);
+      const { json, ms } = await this.#request("v1/classify", { ...by, ...options, input }, signal);
+      const results = input.map((_, index) =>
+        json.data.slice(index * tasks.length, (index + 1) * tasks.length),
+      );
+      yield { start, results, ms, usage: json.usage };
     }
   }
 

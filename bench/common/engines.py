@@ -172,19 +172,20 @@ class Engines:
         """Our tasks, the prompts dealt in turn to the first `count` of them."""
         readouts = (AskedReadout(LABEL_TOKENS),)
         asked = [TaskRequest(TaskKey(digest), readouts) for digest in self.workload.digests]
-        return {count: self._tasks(asked[:count]) for count in counts}
+        return {count: self.dealt(asked[:count]) for count in counts}
 
     def full(self) -> Classify:
         """Our full tasks in the same engine, the prompts dealt to all of them in turn."""
         keys = [TaskKey(digest) for digest in self.workload.full]
-        return self._tasks(
+        return self.dealt(
             [
                 TaskRequest(key, (AskedReadout(FULL_LABEL_TOKENS, len(FULL_LABELS), key),))
                 for key in keys
             ]
         )
 
-    def _tasks(self, asked: list[TaskRequest]) -> Classify:
+    def dealt(self, asked: list[TaskRequest]) -> Classify:
+        """What is asked of our tasks, to the prompts in turn."""
         from vllm import PoolingParams
 
         self._adapted = llm = self._adapted or self._start_adapted()

@@ -19,7 +19,7 @@ from calibration.calibrate import Watch, calibrate
 from calibration.data.examples import Example
 from calibration.data.rows import Rows
 from calibration.federation.wire.tensors import Wire, decode, encode, encoded_bytes
-from calibration.model.hooked import HookedModel
+from calibration.model.hooked import NOTHING, Beginning, HookedModel
 from calibration.model.objective import Objective
 from calibration.run.local import LocalClients
 from calibration.run.progress import Progress
@@ -60,9 +60,12 @@ class MeteredModel(HookedModel):
             self._working = False
 
     def hidden(
-        self, sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        beginning: Beginning = NOTHING,
     ) -> Tensor:
-        output = super().hidden(sequences, starts)
+        output = super().hidden(sequences, starts, beginning)
         if self._working:
             tokens = sum(map(len, sequences))
             self.forward_tokens += tokens

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.common.data_sets import DataSet
-from bench.ladder.few_shot import few_shot
 from bench.ladder.lora import tuned_lora
 from calibration.calibrate import Calibrated, Watch, calibrate
 from calibration.data.rows import Rows
@@ -152,7 +151,7 @@ def rivals(
     train = [example for rows in parts for example in rows.everything]
     removed = evaluation.mean_removed(bare.log_probs, [example.text for example in train])
     scores = {"mean_removed": removed} | {
-        f"few_shot_{number}": few_shot(evaluation, train, number, seed) for number in shots
+        f"few_shot_{number}": evaluation.few_shot(train, number, seed) for number in shots
     }
     return {name: scored(evaluation, log_probs) for name, log_probs in scores.items()}
 

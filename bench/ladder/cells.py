@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
+from bench.common.report import machine, options, show_headline
 from bench.common.store import Store
 from bench.ladder.lora import RATES
+from bench.ladder.table import headline, markdown
 from calibration.model.hooked import HookedModel
 from calibration.model.load import open_model
+from calibration.result.record import versions
 from calibration.settings import Machine
 
 
@@ -30,6 +36,16 @@ class Cell:
         return f"{self.data}/{self.group}/{self.seed}"
 
 
+def cell_options(module_doc: str | None) -> argparse.ArgumentParser:
+    """A parser of what every table of cells is told."""
+    parser = options(module_doc, quick="under 5 minutes on 2 cores")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--model", required=True, help="checkpoint folder or hub name")
+    parser.add_argument("--resume", action="store_true", help="go on with those in --json")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cells at a time")
+    return parser
+
+
 Rates = Mapping[int, Sequence[float]]  # LoRA's learning rates to try, by rank
 
 
@@ -45,6 +61,25 @@ def rates(results: Mapping[str, Any], ranks: Sequence[int], cell: Cell) -> Rates
         return dict.fromkeys(ranks, RATES)
     methods = results[replace(cell, seed=0).key]["methods"] if ranks else {}
     return {rank: (methods[f"lora_{rank}"]["rate"],) for rank in ranks}
+
+
+def measure_cells(
+    args: argparse.Namespace,
+    settings: Mapping[str, Any],
+    cells: Sequence[Cell],
+    ranks: Sequence[int],
+    run: Callable[[Cell, Rates], dict[str, Any]],
+) -> None:
+    """All that a table of cells does once it knows them: measure, keep, show. `ranks` are LoRA's;
+    without there is no headline, which compares with it."""
+    store = Store(args.json, {"model": Path(args.model).name, **settings}, args.resume)
+    fill(store, cells, ranks, run, args.jobs)
+    numbers = headline(store.results) if ranks else {}
+    store.write({"headline": numbers, "machine": machine(), "versions": versions()})
+    if args.json:
+        table = markdown(store.results)
+        args.json.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
+    show_headline(numbers)
 
 
 def fill(

@@ -7,6 +7,7 @@ the padding behind it.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,28 @@ class Noise:
         return (h.float() + self.scale * norm * noise).to(h.dtype)
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Tokens that sequences begin with, and what attention keeps of them."""
+
+    tokens: tuple[int, ...] = ()
+    read: Any = None  # transformers' cache, of one sequence
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def repeated(self, sequences: int) -> Any:
+        """A cache for so many sequences, which a pass adds to; None of no tokens."""
+        if not self.tokens:
+            return None
+        repeated = deepcopy(self.read)
+        repeated.batch_repeat_interleave(sequences)
+        return repeated
+
+
+NOTHING = Beginning()
+
+
 class HookedModel:
     """A frozen causal language model and its tokenizer, with its decoder layers found.
 
@@ -78,24 +101,38 @@ class HookedModel:
         return len(self.layers)
 
     def hidden(
-        self, sequences: Sequence[Sequence[int]], starts: Sequence[int] | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int] | None = None,
+        beginning: Beginning = NOTHING,
     ) -> Tensor:
-        """Final hidden states [batch, longest, hidden] of token sequences.
+        """Final hidden states [batch, longest, hidden] of token sequences, behind a beginning.
 
         `starts` are the positions where their tails begin; without, none has one.
         """
         longest = max(map(len, sequences))
-        if longest > self.max_tokens:
+        if len(beginning) + longest > self.max_tokens:
             raise DataError(
-                f"a prompt has {longest} tokens, the model reads at most {self.max_tokens}; "
-                "shorten the text or use fewer demonstrations"
+                f"a prompt has {len(beginning) + longest} tokens, the model reads at most "
+                f"{self.max_tokens}; shorten the text or use fewer demonstrations"
             )
         padded = [list(ids) + [0] * (longest - len(ids)) for ids in sequences]
         ids = torch.tensor(padded, device=self.device)
         tails = torch.tensor(starts or [longest] * len(sequences), device=self.device)
         self.in_tail = (torch.arange(longest, device=self.device) >= tails[:, None])[..., None]
+        past = beginning.repeated(len(sequences))
         with self.within_memory(sequences):
-            return self.network.model(input_ids=ids, use_cache=False).last_hidden_state
+            return self.network.model(
+                input_ids=ids, past_key_values=past, use_cache=past is not None
+            ).last_hidden_state
+
+    def begin(self, tokens: Sequence[int]) -> Beginning:
+        """Read what sequences begin with, under the hooks that are open. Differentiates nothing."""
+        ids = torch.tensor([tokens], device=self.device)
+        self.in_tail = torch.zeros(1, len(tokens), 1, dtype=torch.bool, device=self.device)
+        with torch.inference_mode(), self.within_memory([tokens]):
+            read = self.network.model(input_ids=ids, use_cache=True).past_key_values
+        return Beginning(tuple(tokens), read)
 
     def within_memory(self, sequences: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
         """Around a pass over sequences: raises ModelError for a GPU's lack of memory."""

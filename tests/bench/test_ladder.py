@@ -8,18 +8,11 @@ import pytest
 from bench.accuracy import FULL, plan
 from bench.ladder.cell import Spent, calibration_error
 from bench.ladder.cells import Cell, rates
-from bench.ladder.few_shot import few_shot
 from bench.ladder.lora import RATES
 from bench.ladder.table import METHODS, headline, markdown, worst_below_cheap
-from calibration.data.examples import Example
 from calibration.ladder import PAPERS
-from calibration.model.load import open_model
 from calibration.readout.metered import Metered
-from calibration.settings import Machine, Settings
-from calibration.stages.evaluate import Evaluation
-from calibration.task import TaskDefinition
-from ifedicl_serve.contract.prompt import PromptTemplate
-from ifedicl_serve.contract.spec import Label
+from calibration.settings import Settings
 from ifedicl_serve.fitting.reader import Readers
 from ifedicl_serve.fitting.rungs import Rung
 
@@ -109,14 +102,3 @@ def test_lora_keeps_the_rate_that_seed_0_has_chosen():
     assert rates(results, (8, 1), Cell("subj", "320", 0)) == {8: RATES, 1: RATES}
     assert rates(results, (8, 1), Cell("subj", "320", 1)) == {8: (1e-3,), 1: (1e-2,)}
     assert rates({}, (), Cell("subj", "320", 1)) == {}
-
-
-def test_demonstrations_that_are_read_once_say_the_same():
-    """As read again for every text."""
-    base_model = open_model(str(TINY), Machine("fp32", "cpu"))
-    data = [Example(f"text {n} about money", ("card", "cash payment")[n % 2]) for n in range(12)]
-    labels = tuple(Label(name=name, verbalization=name) for name in ("card", "cash payment"))
-    task = TaskDefinition("t", PromptTemplate.of("Text: {text}\nTopic:"), labels)
-    evaluation = Evaluation(base_model, task, [*data[:3], Example("a longer text " * 9, "card")])
-    once = few_shot(evaluation, data[3:], 4, seed=0)
-    np.testing.assert_allclose(once, evaluation.few_shot(data[3:], 4, seed=0), atol=1e-4)

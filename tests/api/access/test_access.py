@@ -93,6 +93,30 @@ def test_a_key_classifies_with_its_tasks_alone(client, key, task, status):
     assert classify(client, key, task).status_code == status
 
 
+def classify_by(client: httpx.Client, key: str, tasks: str | list[str]) -> httpx.Response:
+    body = {"tasks": tasks, "input": "text"}
+    return client.post("/v1/classify", json=body, headers=bearer(key))
+
+
+def test_all_tasks_are_all_that_a_key_may_use(client):
+    for key, tasks in (("of-a-team", ["sst2"]), ("of-topics", ["topics"])):
+        answer = classify_by(client, key, "*").json()
+        assert [entry["task"] for entry in answer["data"]] == tasks
+    everything = classify_by(client, "of-everybody", "*").json()["data"]
+    assert [entry["task"] for entry in everything] == ["fatal", "sst2", "topics"]
+    assert classify_by(client, "of-all-tasks", "*").json()["data"] == everything
+
+
+def test_in_a_list_a_task_of_others_is_told_apart_from_no_task_by_nothing(client):
+    ours, others, nobodys = classify_by(client, "of-topics", ["topics", "sst2", "nobody"]).json()[
+        "data"
+    ]
+    assert ours["label"]
+    message = others["error"]["message"]
+    assert message.replace("sst2", "nobody") == nobodys["error"]["message"]
+    assert message == error_of(classify(client, "of-topics", "sst2"), 404)["message"]
+
+
 def test_a_task_of_others_is_told_apart_from_no_task_by_nothing(client):
     others, nobodys = (
         error_of(classify(client, "of-topics", task), 404)["message"] for task in ("sst2", "nobody")

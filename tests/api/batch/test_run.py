@@ -6,14 +6,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from api.batch.columns import ResultColumns
+from api.batch.columns import columns_of
 from api.batch.parts import Parts
 from api.batch.run import Plan, classify_file
 from api.batch.source import open_source
 from api.classify.encoder import PromptEncoder
+from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import TaskUnavailableError
 from tests.api.conftest import MAX_MODEL_LEN
 from tests.api.fake_engine import log_probs
@@ -25,8 +27,8 @@ TEXTS = [f"film number {n} was good" for n in range(22)] + ["the end<|endoftext|
 class FakeScorer:
     """Scores by arithmetic; stops, or loses the task, at a prompt it is told to."""
 
-    def __init__(self, registry, tokenizer):
-        self.task = registry.get("topics")
+    def __init__(self, registry, tokenizer, *names):
+        self.tasks = [registry.get(name) for name in names]
         self.prompts = PromptEncoder(tokenizer, MAX_MODEL_LEN)
         self.scored = 0
         self.starts = 0
@@ -38,16 +40,23 @@ class FakeScorer:
         yield self
 
     def scores(self, prompts, on_progress):
-        if self.stops_at is not None and self.scored + len(prompts) > self.stops_at:
+        good = sum(any(not isinstance(one, str) for one in row) for row in prompts)
+        if self.stops_at is not None and self.scored + good > self.stops_at:
             raise KeyboardInterrupt
-        self.scored += len(prompts)
+        self.scored += good
         on_progress(len(prompts))
-        digest, nodes = self.task.digest, self.task.trie.nodes
+        of_tasks = zip(*prompts, strict=True) if prompts else ((),) * len(self.tasks)
+        return [self._of_task(*one) for one in zip(self.tasks, of_tasks, strict=True)]
+
+    def _of_task(self, task, prompts):
         rows = [
-            np.concatenate([log_probs(digest, [*ids, *n.path], n.children) for n in nodes])
+            np.concatenate(
+                [log_probs(task.digest, [*ids, *n.path], n.children) for n in task.trie.nodes]
+            )
             for ids in prompts
+            if not isinstance(ids, str)
         ]
-        choices = np.array(rows, np.float32).reshape(len(prompts), self.task.trie.paths.shape[1])
+        choices = np.array(rows, np.float32).reshape(-1, task.trie.paths.shape[1])
         if self.loses_at is not None and self.scored > self.loses_at:
             choices[:] = np.nan
         return choices, None
@@ -55,21 +64,20 @@ class FakeScorer:
 
 @pytest.fixture
 def scorer(registry, tokenizer):
-    return FakeScorer(registry, tokenizer)
+    return FakeScorer(registry, tokenizer, "topics")
 
 
 @pytest.fixture
 def plan(tmp_path, scorer):
     """Of 23 rows in chunks of 5, parquet to parquet."""
 
-    def plan(texts=TEXTS, output="out.parquet", chunk_rows=5, truncate=False):
+    def plan(texts=TEXTS, output="out.parquet", chunk_rows=5, truncate=False, scorer=scorer):
         path = tmp_path / "in.parquet"
         ids = pa.array(range(len(texts)), pa.int32())
         pyarrow.parquet.write_table(
             pa.table({"id": ids, "text": pa.array(texts, pa.string())}), path
         )
-        labels = tuple(label.name for label in scorer.task.spec.labels)
-        columns = ResultColumns(labels)
+        columns = columns_of([task.spec for task in scorer.tasks], "")
         source = open_source(path, "text", tmp_path / output)
         return Plan(source, tmp_path / output, columns, chunk_rows, truncate)
 
@@ -103,6 +111,33 @@ def test_every_row_gets_what_the_server_answers_in_order(
         "in.parquet",
         "out.parquet",
     ]
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out.csv", "out.jsonl"])
+def test_several_tasks_have_their_columns_in_one_pass(plan, registry, tokenizer, tmp_path, output):
+    """Each as in a run of its own, also where one of them has no answer: `topics` has a longer
+    label than `sst2`, which leaves its texts a token less."""
+    scorer = FakeScorer(registry, tokenizer, "sst2", "topics")
+    template = token_ids(tokenizer, scorer.tasks[0].spec.prompt.render(""))
+    texts = [*TEXTS, " good" * (MAX_MODEL_LEN - len(template)), "", "word " * 100]
+    summary = run(plan(texts, output=output, scorer=scorer), scorer)
+    rows = read(tmp_path / output)
+    assert (summary.rows, summary.errors) == (26, 3)
+    for name in ("sst2", "topics"):
+        one = FakeScorer(registry, tokenizer, name)
+        run(plan(texts, output=f"{name}-{output}", scorer=one), one)
+        for row, own in zip(rows, read(tmp_path / f"{name}-{output}"), strict=True):
+            del own["text"], own["id"]
+            assert {column: row[f"{name}_{column}"] for column in own} == own
+    assert rows[23]["sst2_label"] and rows[23]["topics_error"]
+
+
+def read(path):
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        return pyarrow.csv.read_csv(path).to_pylist()
+    return pyarrow.parquet.read_table(path).to_pylist()
 
 
 def test_bad_rows_say_why_and_lose_nothing(plan, scorer):
@@ -196,14 +231,14 @@ def test_the_next_chunk_is_tokenised_while_the_engine_works_and_no_further(plan,
     """What is read ahead is bounded, and with it memory."""
     tokenised = []
     ready = threading.Semaphore(0)
-    encode_all = scorer.prompts.encode_all
+    encode_for = scorer.prompts.encode_for
 
     def encode(*arguments):
         tokenised.append(arguments)
         ready.release()
-        return encode_all(*arguments)
+        return encode_for(*arguments)
 
-    scorer.prompts.encode_all = encode
+    scorer.prompts.encode_for = encode
     scores = scorer.scores
     seen = []
 
@@ -228,12 +263,11 @@ def test_case_7_rows_of_json_come_back_as_they_went_in_with_results_behind(tmp_p
     ]
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    labels = tuple(label.name for label in scorer.task.spec.labels)
-    columns = ResultColumns(labels, "predicted_")
+    columns = columns_of([task.spec for task in scorer.tasks], "predicted_")
     plan = Plan(open_source(source, "text", output), output, columns, 2, truncate=False)
     assert run(plan, scorer).errors == 1
     written = [json.loads(line) for line in output.read_text().splitlines()]
-    results = [field.name for field in columns.fields]
+    results = [field.name for field in columns[0].fields]
     for row, line in zip(rows, written, strict=True):
         assert list(line) == [*row, *results]
         assert repr({name: line[name] for name in row}) == repr(row)

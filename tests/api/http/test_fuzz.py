@@ -70,4 +70,17 @@ def test_classify_with_a_task_that_exists(case, url):
     if isinstance(case.body, dict):
         case.body = {**case.body, "task": "sst2"}
         case.body.pop("model", None)
+        case.body.pop("tasks", None)
+    case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)
+
+
+@schema.include(path="/v1/classify").parametrize()
+@fuzzing
+def test_classify_with_tasks_of_which_one_exists(case, url):
+    if isinstance(case.body, dict):
+        others = case.body.get("tasks")
+        others = others if isinstance(others, list) else []
+        case.body = {**case.body, "tasks": ["sst2", *others]}
+        case.body.pop("model", None)
+        case.body.pop("task", None)
     case.call_and_validate(base_url=url, checks=CHECKS, timeout=30)

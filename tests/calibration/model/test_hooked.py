@@ -2,6 +2,12 @@
 
 import pytest
 import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from calibration.model.hooked import (
     SITE_MODULES,
@@ -22,6 +28,7 @@ from ifedicl_serve.contract.injection import (
     initial_coefficients,
 )
 from ifedicl_serve.errors import DataError, ModelError
+from tests.calibration.conftest import SHAPE
 
 SEQUENCES = [[5, 6, 7], [8, 9, 10, 11, 12], [13]]
 EVERYWHERE = torch.ones(3, 2, dtype=torch.bool)
@@ -108,6 +115,23 @@ def test_with_extent_tail_what_stands_before_it_is_the_baseline(llama: HookedMod
     assert not torch.isclose(tails[0, 2], baseline[0, 2]).all()
     assert torch.equal(tails[1], everywhere[1])
     assert torch.equal(tails[2, :1], baseline[2, :1])
+
+
+@pytest.mark.parametrize(
+    ("config", "network"),
+    [(MistralConfig, MistralForCausalLM), (Gemma3TextConfig, Gemma3ForCausalLM)],
+)
+def test_behind_what_was_read_before_sequences_are_as_read_whole(config, network) -> None:
+    """Also behind a beginning that is longer than a sliding window, of all layers or of most."""
+    torch.manual_seed(0)
+    model = HookedModel(network(config(**SHAPE, sliding_window=8)), tokenizer=None)
+    head, ends = list(range(1, 21)), [[50, 51, 52], [60] * 12, [70, 71]]
+    with torch.inference_mode():
+        whole = model.hidden([head + end for end in ends])
+        behind = model.hidden(ends, beginning=model.begin(head))
+    for row, end in enumerate(ends):
+        expected = whole[row, len(head) : len(head) + len(end)]
+        torch.testing.assert_close(behind[row, : len(end)], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_scale_of_one_number_everywhere_is_that_number_bit_for_bit(llama: HookedModel) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from api.classify.engine import group_requests
+from bench.common.asking import log_probs
 from bench.common.random_tasks import random_task
 from calibration.model.load import load_model
 from calibration.result.export import export_fused
@@ -24,7 +24,7 @@ from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import MAX_LABELS
 from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.tasks.task import Task
-from tests.engine.conftest import engine, scores
+from tests.engine.conftest import engine
 from tests.engine.reference import hooked, trie_of
 
 TEXTS = [
@@ -52,18 +52,10 @@ RUNGS = [{"fit": "none", "readout": readout} for readout in READOUTS] + [
 
 
 def on_plugin(path, tasks, model, artifacts, dtype, **options) -> list[np.ndarray]:
-    """(2) each artifact's label log-probabilities on vLLM with the plugin, all in one batch, asked
-    for and read out as `api` does."""
+    """(2) each artifact's label log-probabilities on vLLM with the plugin, all in one batch."""
     served = [Task.of(artifact, model.tokenizer, tasks) for artifact in artifacts]
-    asked = [
-        ({"prompt_token_ids": [*prompt, *one.path]}, one.asked)
-        for task in served
-        for prompt in prompts_of(task, model)
-        for one in group_requests([task])
-    ]
     with engine(path, tasks, dtype=dtype, **options) as llm:
-        answers = iter(scores(llm, asked))
-    return [np.log([read_out(task, answers) for _ in TEXTS]) for task in served]
+        return log_probs(llm, [(task, True) for task in served], TEXTS)
 
 
 def chat_of(path) -> PromptTemplate:
@@ -71,18 +63,6 @@ def chat_of(path) -> PromptTemplate:
     tokenizer = load_tokenizer(str(path))
     tokenizer.chat_template = CHATML
     return chat_prompt(tokenizer, "Text: {text}\nTopic?", "Answer with the topic.")
-
-
-def prompts_of(task, model) -> list[list[int]]:
-    return [token_ids(model.tokenizer, task.spec.prompt.render(text)) for text in TEXTS]
-
-
-def read_out(task, answers) -> np.ndarray:
-    """A text's probabilities from the answers to its nodes, the next ones."""
-    first, *rest = [next(answers) for _ in task.trie.nodes]
-    tokens = len(task.trie.nodes[0].children)
-    rows = first[tokens:] if task.label_rows else None
-    return task.read_out(np.concatenate([first[:tokens], *rest]), rows)
 
 
 def on_plain_vllm(path, model, specs, dtype) -> list[np.ndarray]:

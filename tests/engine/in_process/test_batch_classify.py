@@ -239,9 +239,10 @@ def test_a_task_that_the_engine_loses_stops_the_run(command, tmp_path, capsys, m
     from api.batch import job
 
     class Lost(job.BatchEngine):
-        def __init__(self, llm, artifact, folder):
-            super().__init__(llm, artifact, folder)
-            folder.rename(folder.with_name(".gone"))
+        def __init__(self, llm, artifacts, tasks):
+            super().__init__(llm, artifacts, tasks)
+            for artifact in artifacts:
+                (tasks / artifact.spec.name).rename(tasks / f".{artifact.spec.name}")
 
     monkeypatch.setattr(job, "BatchEngine", Lost)
     write(tmp_path / "in.csv", TEXTS)

@@ -113,10 +113,19 @@ def test_a_task_is_uploaded_replaced_and_deleted_over_http(url, models, folder, 
 
 
 def test_a_task_with_label_rows_is_refused_where_nothing_scores_them(url, models, folder):
-    """Never answered without them. The base model's own answer needs none."""
-    random_task(models["llama"], folder / "rows", seed=9, readout="head")
+    """Never answered without them, nor does it spoil a task beside it. The base model's own answer
+    needs none."""
+    beside = random_task(models["llama"], folder / "beside", seed=9, fit="none", readout="bias")
+    random_task(models["llama"], folder / "rows", seed=9, fit="none", readout="head")
     until_all(url, "rows", lambda answer: answer.status_code == 422)
-    assert "started with --runner pooling" in classify(url, "rows").json()["error"]["message"]
+    until_all(url, "beside", serves(beside.digest))
+    error = classify(url, "rows").json()["error"]
+    assert "started with --runner pooling" in error["message"]
+    both = {"tasks": ["rows", "beside"], "input": TEXT}
+    refused, answered = httpx.post(f"{url}/v1/classify", json=both, timeout=60).json()["data"]
+    assert refused["error"] == error
+    alone = classify(url, "beside").json()["data"][0]
+    assert answered["score"] == pytest.approx(alone["score"], abs=1e-4)
     body = {"task": "rows", "input": TEXT, "adapted": False}
     assert httpx.post(f"{url}/v1/classify", json=body, timeout=60).status_code == 200
 

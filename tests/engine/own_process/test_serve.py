@@ -1,6 +1,7 @@
 """`ifedicl serve` as users run it: its own process, compiled engine, real HTTP, fresh artifacts,
 which a key that it trusts has signed."""
 
+import json
 import re
 import secrets
 import time
@@ -25,6 +26,16 @@ from tests.processes import in_engine, served, until
 
 ADMIN_KEY = "of-the-operator"
 LABELS = ("card", "card payment", "cash", "exchange rate")
+# Tasks that adapt all of a prompt, its tail, and nothing.
+GOOD = {
+    "alpha": {"fit": "coefficients"},
+    "beta": {"fit": "channels", "extent": "tail", "readout": "head"},
+    "delta": {"fit": "none", "readout": "head"},
+    "epsilon": {"fit": "none", "readout": "bias"},
+    "gamma": {"fit": "coefficients", "extent": "tail"},
+}
+TEAM, TEAMS_TASKS = "of-a-team", ["gamma", "d*"]
+BLOCK = 128  # tokens, vLLM's own on a CPU
 TEXTS = [f"question number {number} about my card and {number * 7} euros" for number in range(40)]
 
 
@@ -40,16 +51,17 @@ def key():
 
 @pytest.fixture(scope="module")
 def tasks(model, key, tmp_path_factory):
-    """Two good artifacts, one that is not signed, one damaged and one for another model."""
+    """Good artifacts, one that is not signed, one damaged and one for another model."""
     folder = tmp_path_factory.mktemp("served")
-    rungs = {"beta": {"fit": "channels", "extent": "tail", "readout": "head"}}
     made = {
-        name: random_task(model, folder / name, seed, labels=LABELS, **rungs.get(name, {}))
-        for seed, name in enumerate(("alpha", "beta", "unsigned", "damaged"))
+        name: random_task(
+            model, folder / name, seed, labels=LABELS, **GOOD.get(name, GOOD["alpha"])
+        )
+        for seed, name in enumerate((*GOOD, "unsigned", "damaged"))
     }
     vectors = folder / "damaged" / "vectors.safetensors"
     vectors.write_bytes(vectors.read_bytes()[:-1])
-    made["foreign"] = random_task(TINY_QWEN2, folder / "foreign", 4)
+    made["foreign"] = random_task(TINY_QWEN2, folder / "foreign", 9)
     for name in made.keys() - {"unsigned"}:
         write_signature(folder / name, made[name].digest, key)
     return folder, made
@@ -72,9 +84,14 @@ def traces():
 @pytest.fixture(scope="module")
 def running(model, tasks, key, log, traces, tmp_path_factory):
     """The server's base URL, once it is healthy, and its process."""
-    trusted = tmp_path_factory.mktemp("keys") / "trusted.pem"
+    folder = tmp_path_factory.mktemp("keys")
+    trusted, teams = folder / "trusted.pem", folder / "keys.json"
     trusted.write_bytes(public_pem(key))
-    keys = ("--api-key", "secret", "--admin-key", ADMIN_KEY, "--trusted-keys", str(trusted))
+    teams.write_text(json.dumps({TEAM: TEAMS_TASKS}))
+    keys = (
+        "--api-key", "secret", "--admin-key", ADMIN_KEY, "--trusted-keys", str(trusted),
+        "--key-file", str(teams),
+    )  # fmt: skip
     tracing = ("--otlp-traces-endpoint", traces[0])
     with served(model, tasks[0], log, *keys, *tracing, "--log-level", "INFO") as url_and_process:
         yield url_and_process
@@ -105,7 +122,7 @@ def log_probs(client, task: str, adapted: bool = True) -> np.ndarray:
     return np.log([[scores[label] for label in LABELS] for scores in by_label])
 
 
-@pytest.mark.parametrize("name", ["alpha", "beta"])
+@pytest.mark.parametrize("name", GOOD)
 def test_served_probabilities_are_those_of_calibration(client, model, tasks, name):
     network = load_model(str(model), dtype="fp32", device="cpu")
     expected = hooked(network, tasks[1][name], TEXTS)
@@ -154,9 +171,59 @@ def test_the_prefix_cache_is_used_within_a_task_and_never_across(client):
     assert cached_tokens("alpha") >= 128
 
 
+# -- many tasks
+
+
+def ask(client, tasks, texts) -> dict:
+    response = client.post("/v1/classify", json={"tasks": tasks, "input": texts})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def of_task(answer: dict, task: str) -> np.ndarray:
+    """Log-probabilities [texts, labels] in the task's label order."""
+    results = [result for result in answer["data"] if result["task"] == task]
+    by_label = [{one["label"]: one["score"] for one in result["scores"]} for result in results]
+    return np.log([[scores[label] for label in LABELS] for scores in by_label])
+
+
+def test_many_tasks_answer_as_each_alone_and_one_that_fails_spoils_none(client):
+    alone = {name: log_probs(client, name) for name in GOOD}
+    answer = ask(client, [*GOOD, "damaged", "nobody"], TEXTS)
+    for name, expected in alone.items():
+        np.testing.assert_allclose(of_task(answer, name), expected, atol=1e-4)
+    failed = [entry["task"] for entry in answer["data"] if entry["object"] == "error"]
+    assert failed == ["damaged", "nobody"] * len(TEXTS)
+
+
+@pytest.mark.parametrize("names", [["beta", "gamma", "epsilon", "delta"], ["epsilon", "delta"]])
+def test_a_text_is_computed_once_for_all_that_share_it(client, names):
+    """Counted: what was neither found in the prefix cache nor computed for another task. Who adapts
+    a tail shares whole blocks before it, who adapts nothing the whole prompt."""
+    text = f"{len(names)} " + "euro " * 180
+    usage = ask(client, names, text)["usage"]
+    prompt = usage["prompt_tokens"] // len(names)
+    computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
+    assert BLOCK + 40 < prompt < 2 * BLOCK
+    groups = len({"beta", "gamma"} & {*names}) + 1
+    assert computed == prompt + (groups - 1) * (prompt - BLOCK)
+
+
+def test_a_star_is_what_the_key_may_use_and_the_others_are_not_there(client, server):
+    theirs = {"Authorization": f"Bearer {TEAM}"}
+    with httpx.Client(base_url=server, timeout=60, headers=theirs) as team:
+        answer = ask(team, "*", TEXTS[:2])
+        assert [entry["task"] for entry in answer["data"]] == ["delta", "gamma"] * 2
+        ours, others, nobodys = ask(team, ["delta", "alpha", "nobody"], "text")["data"]
+    assert ours["label"] in LABELS
+    message = others["error"]["message"].replace("alpha", "nobody")
+    assert message == nobodys["error"]["message"]
+    assert {entry["task"] for entry in ask(client, "*", "text")["data"]} >= {*GOOD}
+
+
 def test_bad_artifacts_are_listed_with_their_reason_and_stop_nothing(client):
     listed = {task["id"]: task for task in client.get("/v1/tasks").json()["data"]}
-    assert [name for name, task in listed.items() if task["status"] == "ready"] == ["alpha", "beta"]
+    assert [name for name, task in listed.items() if task["status"] == "ready"] == list(GOOD)
     assert "content does not match the SHA-256" in listed["damaged"]["reason"]
     assert "calibrated on another model" in listed["foreign"]["reason"]
     assert "not signed" in listed["unsigned"]["reason"]

@@ -72,6 +72,12 @@ def answer():
     return JSONResponse(body | {"usage": usage})
 
 
+def answer_of_tasks():
+    """A response to a request by several tasks that holds no results."""
+    usage = {"prompt_tokens": 0, "total_tokens": 0, "prompt_tokens_details": {"cached_tokens": 0}}
+    return JSONResponse({"id": "1", "created": 1, "adapted": True, "data": [], "usage": usage})
+
+
 class Blocking:
     """AsyncClient with Client's signatures, so that each test is about both."""
 

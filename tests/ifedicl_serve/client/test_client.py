@@ -6,10 +6,17 @@ import traceback
 import httpx
 import pytest
 
-from ifedicl_serve.client import Client, NotFoundError, UnprocessableEntityError
+from ifedicl_serve.client import (
+    APIResponseError,
+    Client,
+    NotFoundError,
+    TaskClassification,
+    TaskError,
+    UnprocessableEntityError,
+)
 from ifedicl_serve.client.client import API_KEY_VARIABLE
-from ifedicl_serve.schema import MAX_BATCH, RefusedTask, TaskSummary
-from tests.ifedicl_serve.client.conftest import Script, answer, serving
+from ifedicl_serve.schema import MAX_BATCH, MAX_RESULTS, RefusedTask, TaskSummary
+from tests.ifedicl_serve.client.conftest import Script, answer, answer_of_tasks, serving
 
 TEXTS = [f"film number {number} was good" for number in range(50)]
 
@@ -57,6 +64,38 @@ def test_top_k_and_truncate_are_the_servers(make, url):
         assert len(result.scores) == 2
         with pytest.raises(UnprocessableEntityError, match="takes at most"):
             client.classify("topics", "word " * 200)
+
+
+@pytest.mark.parametrize("tasks", [["topics", "nobody", "sst2"], ("sst2",), "*"])
+@pytest.mark.parametrize("batch_size", [7, 256])
+def test_several_tasks_give_what_the_server_gives_for_them(make, url, batch_size, tasks):
+    """Text by text, with errors in their places, whatever the parts."""
+    body = {"tasks": tasks, "input": TEXTS, "top_k": 1}
+    expected = httpx.post(f"{url}/v1/classify", json=body).json()["data"]
+    with make(url, batch_size=batch_size) as client:
+        results = client.classify(tasks, TEXTS, top_k=1)
+    assert [result.model_dump() for result in results] == expected
+    kinds = {result.task: type(result) for result in results}
+    assert kinds.pop("nobody", TaskError) is TaskError
+    assert set(kinds.values()) == {TaskClassification}
+
+
+def test_more_results_than_a_request_may_have_are_several(make):
+    tasks = [f"task-{number}" for number in range(100)]
+    script = Script(answer_of_tasks())
+    with serving(script.app) as url, make(url) as client:
+        with pytest.raises(APIResponseError, match="0 results for 163 texts by 100 tasks"):
+            client.classify(tasks, ["good"] * 200)
+    assert {body["tasks"] == tasks for body in script.bodies} == {True}
+    assert len(script.bodies[0]["input"]) == MAX_RESULTS // 100
+
+
+def test_where_no_task_answers_it_is_raised(make, url):
+    with make(url) as client:
+        with pytest.raises(NotFoundError, match="'nobody' is not loaded"):
+            client.classify(["nobody", "no-one"], "good")
+        with pytest.raises(UnprocessableEntityError, match="0 tasks, expected 1"):
+            client.classify([], "good")
 
 
 def test_tasks_are_listed_with_the_refused(make, url):
