@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.access.keys import KeyTasks, key_digest
+from api.access.keys import KeyTasks, key_digest, tenant_of
 from api.errors import error_response
 from api.observe.context import current_request, path_of
 
@@ -59,6 +59,7 @@ class Access:
         tasks = self._keyring.tasks_of(key)
         if tasks is not None:
             context.allowed, context.may_make = tasks
+            context.tenant = tenant_of(key)
         if context.allowed is None or _is_in(path, SCOPED, SCOPED_FOLDERS):
             return None
         return error_response(

@@ -18,7 +18,7 @@ from api.making.draft import Draft, drafted
 from api.making.features import FeatureReader
 from api.making.report import report_of
 from api.making.store import JobStore, new_id
-from api.observe.context import RequestContext, enter_request
+from api.observe.context import RequestContext, current_request, enter_request
 from ifedicl_serve import __version__
 from ifedicl_serve.contract.artifact import TASK_FILE, VECTORS_FILE, artifact_files
 from ifedicl_serve.contract.injection import SITES
@@ -116,7 +116,8 @@ class Jobs:
 
     async def _run(self, job: Job, draft: Draft, owned: ExitStack) -> Job:
         """Make it unless it is stopped, and tell what became of it."""
-        enter_request(RequestContext(id=job.id))  # not that of the request which sent it
+        # No more of the request that sent it: its cached prefixes are its key's own.
+        enter_request(RequestContext(id=job.id, tenant=current_request().tenant))
         told = Told(job, partial(self.in_files, self.store.save))
         working = asyncio.create_task(self._make(draft, told))
         watching = asyncio.create_task(self._stopped(job.id))

@@ -17,6 +17,7 @@ from api.classify.engine import (
     trie_scores,
 )
 from api.making.features import feature_requests
+from api.observe.context import RequestContext, enter_request
 from ifedicl_serve.contract.artifact import save_artifact
 from ifedicl_serve.errors import InputError
 from ifedicl_serve.plugin.request import (
@@ -48,10 +49,11 @@ class FakeClient:
     for each readout before it; padding behind all."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.salts = [], []
 
     async def encode(self, prompt, params: PoolingParams, request_id, trace_headers):
         request = TaskRequest.of(params)
+        self.salts.append(prompt.get("cache_salt"))
         ids = prompt["prompt_token_ids"]
         self.asked.append((tuple(ids), request))
         scores = []
@@ -196,3 +198,32 @@ def test_hidden_states_are_told_behind_the_scores_and_only_by_a_pooling_engine(m
     np.testing.assert_array_equal(scores.hidden, numbers[tokens : tokens + 8])
     with pytest.raises(InputError, match="started with --runner pooling; send the examples there"):
         asyncio.run(GenerationEngine(None).token_scores([1], request.asked))
+
+
+# -- tenants
+
+
+def test_what_tasks_share_of_a_text_is_each_keys_own(make):
+    """Where keys have tasks of their own; else it is everybody's."""
+    task = make("bias", **NOTHING_ADAPTED)
+
+    async def salts(tenant):
+        enter_request(RequestContext(tenant=tenant))
+        client = FakeClient()
+        await trie_scores(PoolingEngine(client), [task], PROMPT, True)
+        return set(client.salts)
+
+    of_each = [asyncio.run(salts(tenant)) for tenant in ("", "one", "another", "one")]
+    assert of_each[0] == {None}
+    assert of_each[1] == of_each[3] != of_each[2]
+    assert [len(salts) for salts in of_each] == [1] * 4
+
+
+def test_a_callers_own_salt_is_its_own_within_a_tenant():
+    salts = [
+        RequestContext(tenant=tenant).cache_salt(own)
+        for tenant in ("", "one", "another")
+        for own in (None, "a", "b")
+    ]
+    assert salts[:3] == [None, "a", "b"]
+    assert len(set(salts)) == len(salts)
