@@ -47,7 +47,8 @@ class Admission:
         metrics.IN_FLIGHT.set(self.requests)
         try:
             yield
-            self._last_latency = monotonic() - started
+            self._last_end = monotonic()
+            self._last_latency = self._last_end - started
         except IFedICLError:
             raise
         except Exception as error:
@@ -56,7 +57,6 @@ class Admission:
             raise
         finally:
             self.requests -= requests
-            self._last_end = monotonic()
             metrics.IN_FLIGHT.set(self.requests)
 
     def _retry_after(self) -> int:
