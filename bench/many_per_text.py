@@ -5,10 +5,10 @@ that adapt nothing and are readouts of one engine request (`head`); and tasks th
 (`all`), which share nothing. Beside them plain vLLM with as many prompts that differ in their tails
 (`plain`: its own prefix cache, the most that sharing can give), and multi-LoRA with as many
 adapters (`lora`: up to LORA_TOKENS of a text, as it takes seven times as long). Prompts end in a
-tail of 8 tokens, texts end anywhere in a block of 32, and a batch has as many texts as fill the
-machine. Every round measures each of them once, in turn, on fresh random texts; ratios are medians
-over rounds of same-round ratios. Beside that, one task in blocks of 128 tokens, vLLM's own choice
-on a CPU.
+tail of 8 tokens, texts end in all parts of a block of 32 alike, and a batch has as many texts as
+fill the machine. Every round measures each of them once, in turn, on fresh random texts; ratios are
+medians over rounds of same-round ratios. Beside that, one task in blocks of 128 tokens, vLLM's own
+choice on a CPU.
 
 Then over HTTP: the latency of one message through 1 and through 16 tasks, one after the other.
 
@@ -151,8 +151,9 @@ def measure(named: Mapping[str, Variant], size: Size) -> dict[str, Cells]:
 
 
 def _texts(generator: np.random.Generator, count: int, length: int) -> list[list[int]]:
-    """Of about so many tokens with a tail; they end anywhere in a block."""
-    lengths = length - TAIL + generator.integers(-BLOCK // 2, BLOCK // 2, count)
+    """Of so many tokens with a tail, on average: they end in all parts of a block alike."""
+    offsets = ((np.arange(count) + 0.5) / count - 0.5) * BLOCK
+    lengths = length - TAIL + np.floor(offsets).astype(int)
     return [generator.integers(100, 5000, tokens).tolist() for tokens in lengths]
 
 

@@ -120,8 +120,8 @@ class HookedModel:
         ids = torch.tensor(padded, device=self.device)
         tails = torch.tensor(starts or [longest] * len(sequences), device=self.device)
         self.in_tail = (torch.arange(longest, device=self.device) >= tails[:, None])[..., None]
-        past = beginning.repeated(len(sequences))
         with self.within_memory(sequences):
+            past = beginning.repeated(len(sequences))
             return self.network.model(
                 input_ids=ids, past_key_values=past, use_cache=past is not None
             ).last_hidden_state

@@ -70,6 +70,23 @@ class LoopGrid:
         self.nodes[node] = Node(context)
         return self.nodes[node]
 
+    def forget(self) -> None:
+        """Every client, as in a new run on the SuperLink, which has a new context on each."""
+        for node in self.nodes.values():
+            node.forget()
+
+    def first(self, kind: str) -> Message:
+        """Of all messages of a kind that were sent."""
+        return next(one for one in self.sent if one.metadata.message_type == kind)
+
+    def answer(self, message: Message) -> RecordDict:
+        """What its client says to a message that was sent before, and may have been changed."""
+        return self.app(message, self.nodes[message.metadata.dst_node_id].context).content
+
+    def spoil(self, node: int, kind: str, change: Callable[[RecordDict], RecordDict]) -> None:
+        """Let a client's answers of a kind arrive changed."""
+        self.nodes[node].tamper = lambda seen, content: change(content) if seen == kind else content
+
     def get_node_ids(self) -> list[int]:
         return list(self.nodes)
 

@@ -1,6 +1,8 @@
 """The coordinator run against clients in this process (`conftest.LoopGrid`)."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -8,6 +10,7 @@ from calibration.federation.coordinator.federate import federate
 from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
 from calibration.result.outcome import Outcome
+from calibration.run.local import Job, calibrate_here
 from calibration.run.progress import Progress
 from calibration.settings import SiteFit
 from calibration.stages.start import EMPTY, Shelf
@@ -15,6 +18,12 @@ from calibration.state import StateStore, fingerprint
 from tests.federation.conftest import LoopGrid
 
 TERMS = Terms(clients=3, quorum=2, wait=0.5, timeout=0.5)
+
+
+def asking(invitation: Invitation, **choices: Any) -> Invitation:
+    """The invitation with other settings."""
+    settings = dataclasses.replace(invitation.settings, **choices)
+    return invitation.model_copy(update={"settings": settings})
 
 
 def run(
@@ -27,6 +36,12 @@ def run(
 ) -> Outcome:
     store = StateStore(out.parent / f".{out.name}", fingerprint(invitation.model_dump(mode="json")))
     return federate(invitation, terms, out, grid, store, progress or Progress(), shelf)
+
+
+def run_here(job: Job, folder: Path) -> Outcome:
+    """The same in one process."""
+    store = StateStore(folder.parent / f".{folder.name}.state", job.fingerprint())
+    return calibrate_here(job, folder, store, Progress())
 
 
 def held(outcome: Outcome) -> dict[str, torch.Tensor]:

@@ -13,14 +13,12 @@ from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import tensor_of
 from calibration.federation.wire.tensors import Wire
 from calibration.model.hooked import HookedModel
-from calibration.run.local import Job, calibrate_here
-from calibration.run.progress import Progress
-from calibration.state import StateStore
+from calibration.run.local import Job
 from calibration.task import TaskDefinition
 from ifedicl_serve.contract.prompt import PromptTemplate, Turns
 from ifedicl_serve.errors import DataError
-from tests.federation.conftest import SETTINGS, LoopGrid
-from tests.federation.running import Killed, KilledIn, held, kinds, run
+from tests.federation.conftest import LoopGrid
+from tests.federation.running import Killed, KilledIn, asking, held, kinds, run, run_here
 
 PLAIN = PromptTemplate.of("Text: {text}\nLabel:")
 CHAT = PromptTemplate(
@@ -62,13 +60,12 @@ def test_equals_a_calibration_in_one_process(
 ) -> None:
     task = dataclasses.replace(task, prompt=prompt)
     rungs = {"fit": fit, "readout": readout, "extent": extent, "least_held_out": 1}
-    settings = dataclasses.replace(SETTINGS, **rungs)
-    asked = invitation.model_copy(update={"settings": settings, "prompt": prompt})
+    asked = asking(invitation, **rungs).model_copy(update={"prompt": prompt})
     federated = run(grid, asked, tmp_path / "federated")
     parts = [examples[:5], examples[5:9], examples[9:]]
-    rows = [Rows(*split_held_out(part, 0.2, settings.seed)) for part in parts]
-    job = Job(llama, invitation.model, task, rows, [], settings)
-    local = calibrate_here(job, tmp_path / "local", StateStore(tmp_path / "s", "x"), Progress())
+    rows = [Rows(*split_held_out(part, 0.2, asked.settings.seed)) for part in parts]
+    job = Job(llama, invitation.model, task, rows, [], asked.settings)
+    local = run_here(job, tmp_path / "local")
     assert federated.artifact.spec.rung == local.artifact.spec.rung
     assert held(federated).keys() == held(local).keys()
     for name, tensor in held(local).items():
@@ -87,8 +84,7 @@ def test_clients_fit_to_what_the_coordinator_keeps(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path, wire: Wire
 ) -> None:
     """Rounding on the way must not leave an artifact that nobody fitted or judged."""
-    settings = dataclasses.replace(SETTINGS, fit="channels", readout="none")
-    asked = invitation.model_copy(update={"settings": settings, "wire": wire})
+    asked = asking(invitation, fit="channels", readout="none").model_copy(update={"wire": wire})
     outcome = run(grid, asked, tmp_path / "toy")
     state = outcome.done.state
     sent = {name: record for message in grid.sent for name, record in message.content.items()}
@@ -98,16 +94,14 @@ def test_clients_fit_to_what_the_coordinator_keeps(
     for record, kept in zip(told[1:], state.values["channels"][1:], strict=True):
         assert torch.equal(tensor_of(record, wire, asked.values_shape("channels")), kept)
     assert outcome.artifact.spec.calibration.settings["wire"] == wire
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
     assert run(grid, asked, tmp_path / "again").artifact.digest == outcome.artifact.digest
 
 
 def test_a_private_federation_fits_channels(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, fit="channels", epsilon=8.0)
-    asked = invitation.model_copy(update={"settings": settings})
+    asked = asking(invitation, fit="channels", epsilon=8.0)
     outcome = run(grid, asked, tmp_path / "toy")
     assert outcome.artifact.spec.rung == "channels"
     assert outcome.done.measured.rows == 0 and outcome.done.state.held_out == []
@@ -121,13 +115,11 @@ def test_a_private_federation_fits_channels(
 def test_a_killed_coordinator_ends_with_the_same_artifact(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path, fit, round_index: int
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, fit=fit)
-    asked = invitation.model_copy(update={"settings": settings, "wire": "int8"})
+    asked = asking(invitation, fit=fit).model_copy(update={"wire": "int8"})
     undisturbed = run(grid, asked, tmp_path / "undisturbed")
     with pytest.raises(Killed):
         run(grid, asked, tmp_path / "toy", progress=KilledIn(round_index))
-    for node in grid.nodes.values():
-        node.forget()  # a new run on the SuperLink has a new context on every client
+    grid.forget()
     resumed = run(grid, asked, tmp_path / "toy")
     assert resumed.artifact.digest == undisturbed.artifact.digest
     assert not (tmp_path / ".toy").exists()
@@ -138,20 +130,17 @@ def test_a_state_of_another_federation_is_refused(
 ) -> None:
     with pytest.raises(Killed):
         run(grid, invitation, tmp_path / "toy", progress=KilledIn(1))
-    other = dataclasses.replace(SETTINGS, seed=1)
     with pytest.raises(DataError, match="made by a calibration with other settings"):
-        run(grid, invitation.model_copy(update={"settings": other}), tmp_path / "toy")
+        run(grid, asking(invitation, seed=1), tmp_path / "toy")
 
 
 @pytest.mark.parametrize("kind", ["train.fit", "query.losses", "query.curvatures"])
 def test_a_restarted_client_is_told_everything_again(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path, kind: str
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, fit="channels", readout="head")
-    asked = invitation.model_copy(update={"settings": settings})
+    asked = asking(invitation, fit="channels", readout="head")
     undisturbed = run(grid, asked, tmp_path / "undisturbed")
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
 
     def restart(answered: str, content: RecordDict) -> RecordDict:
         if answered == kind:

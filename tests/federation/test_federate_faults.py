@@ -194,9 +194,8 @@ def test_garbage_costs_its_sender_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     spoiled, spoil = GARBAGE[name]
-    grid.nodes[12].tamper = lambda kind, content: spoil(content) if kind == spoiled else content
-    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
-    outcome = run(grid, invitation, tmp_path / "toy", terms)
+    grid.spoil(12, spoiled, spoil)
+    outcome = run(grid, invitation, tmp_path / "toy")
     assert load_artifact(tmp_path / "toy").digest == outcome.artifact.digest
     expected = {"query.join": 2, "train.extract": 2, "train.fit": 3, "evaluate.judge": 3}
     state = outcome.done.state

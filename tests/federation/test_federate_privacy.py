@@ -12,7 +12,6 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from calibration.federation.client import app as client_app
 from calibration.federation.client.answers import Answers
-from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import FIT, array_record, tensor_record
 from calibration.model.hooked import HookedModel
@@ -22,8 +21,8 @@ from calibration.readout.noisy import STEPS, NoisySums, class_means, fit_noisy_r
 from calibration.stages.read import read_privately
 from ifedicl_serve.errors import QuorumError
 from ifedicl_serve.fitting.directions import Directions
-from tests.federation.conftest import SETTINGS, LoopGrid
-from tests.federation.running import held, kinds, run
+from tests.federation.conftest import LoopGrid
+from tests.federation.running import asking, held, kinds, run
 from tests.federation.test_federate_faults import array, nan, with_arrays
 
 
@@ -32,8 +31,7 @@ def private(grid: LoopGrid, invitation: Invitation, tmp_path: Path) -> Invitatio
     """An invitation to clients that keep their answers, as `ifedicl client` makes them."""
     for node, owner in grid.owners.items():
         grid.owners[node] = dataclasses.replace(owner, answers=tmp_path / f"{node}.answers")
-    settings = dataclasses.replace(SETTINGS, epsilon=8.0)
-    return invitation.model_copy(update={"settings": settings})
+    return asking(invitation, epsilon=8.0)
 
 
 def test_a_private_client_sends_no_losses_no_label_counts_and_no_metrics(
@@ -66,7 +64,7 @@ def test_a_private_client_gives_the_same_answer_when_asked_again(
             message.content["vector"] = tensor_record(torch.rand(3, 2, 64), "fp32")
             values = message.content["ask"]["values"]
             message.content[f"coefficients.{values}"] = tensor_record(torch.rand(3, 2, 2), "fp32")
-        assert grid.app(message, node.context).content == first.content
+        assert grid.answer(message) == first.content
 
 
 def test_a_private_federation_that_is_run_again_spends_nothing_more(
@@ -74,13 +72,10 @@ def test_a_private_federation_that_is_run_again_spends_nothing_more(
 ) -> None:
     """A resumed one is a new run to Flower, whose contexts are empty."""
     first = run(grid, private, tmp_path / "toy")
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
     assert run(grid, private, tmp_path / "again").artifact.digest == first.artifact.digest
-    other = dataclasses.replace(private.settings, seed=1)
-    for node in grid.nodes.values():
-        node.forget()
-    asked_anew = run(grid, private.model_copy(update={"settings": other}), tmp_path / "other")
+    grid.forget()
+    asked_anew = run(grid, asking(private, seed=1), tmp_path / "other")
     assert not torch.equal(asked_anew.artifact.context_vector, first.artifact.context_vector)
 
 
@@ -91,8 +86,7 @@ def test_a_private_client_refuses_to_answer_again_from_other_rows(
     lines = clients[2].read_text().splitlines(keepends=True)
     clients[2].write_text("".join([*lines, lines[0]]))
     client_app._participant.cache_clear()  # as in a new process
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
     outcome = run(grid, private, tmp_path / "again")
     assert outcome.done.state.clients == [0, 1]
     (reason,) = {
@@ -109,8 +103,7 @@ def test_a_private_answer_that_cannot_be_read_is_not_computed_again(
     run(grid, private, tmp_path / "toy")
     (answer,) = (tmp_path / "12.answers").rglob("extract.binpb")
     answer.write_bytes(b"damaged")
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
     assert run(grid, private, tmp_path / "again").done.state.clients == [0, 1]
     assert answer.read_bytes() == b"damaged"
 
@@ -136,14 +129,12 @@ def test_an_owner_refuses_less_privacy_than_it_agreed_to(
 ) -> None:
     for node, owner in grid.owners.items():
         grid.owners[node] = dataclasses.replace(owner, max_epsilon=4.0)
-    weak = dataclasses.replace(private.settings, epsilon=2.0, delta=1e-3)
     for asked, seen in (
         (private, "8 and 1e-05"),
         (invitation, "no privacy"),
-        (private.model_copy(update={"settings": weak}), "2 and 0.001"),
+        (asking(private, epsilon=2.0, delta=1e-3), "2 and 0.001"),
     ):
-        for node in grid.nodes.values():
-            node.forget()
+        grid.forget()
         with pytest.raises(QuorumError):
             run(grid, asked, tmp_path / "toy")
         reason = grid.received[-1].content["status"]["reason"]
@@ -155,10 +146,10 @@ def test_rounds_beyond_the_settings_are_refused(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path, index: int
 ) -> None:
     run(grid, invitation, tmp_path / "toy")
-    message = next(one for one in grid.sent if one.metadata.message_type == FIT)
+    message = grid.first(FIT)
     message.content["ask"] = ConfigRecord({"fit": "coefficients", "round": index})
-    reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context)
-    assert reply.content["status"]["status"] == "refused"
+    reply = grid.answer(message)
+    assert reply["status"]["status"] == "refused"
 
 
 def test_another_invitation_in_the_same_run_is_refused(
@@ -166,13 +157,12 @@ def test_another_invitation_in_the_same_run_is_refused(
 ) -> None:
     """More rounds than were counted would spend more privacy than was agreed to."""
     run(grid, private, tmp_path / "toy")
-    more = dataclasses.replace(private.settings, rounds=100)
-    message = next(one for one in grid.sent if one.metadata.message_type == FIT)
+    message = grid.first(FIT)
     message.content["ask"] = ConfigRecord({"fit": "coefficients", "round": 50})
-    message.content["invitation"] = private.model_copy(update={"settings": more}).to_record()
-    reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context)
+    message.content["invitation"] = asking(private, rounds=100).to_record()
+    reply = grid.answer(message)
     reason = "was sent another invitation than before in the same run"
-    assert reply.content["status"] == ConfigRecord({"status": "refused", "reason": reason})
+    assert reply["status"] == ConfigRecord({"status": "refused", "reason": reason})
 
 
 @pytest.mark.parametrize(
@@ -182,19 +172,17 @@ def test_a_private_client_tells_no_sums(
     grid: LoopGrid, private: Invitation, invitation: Invitation, tmp_path: Path, kind: str
 ) -> None:
     """Whatever else it is told with the question."""
-    settings = dataclasses.replace(SETTINGS, fit="channels", readout="head")
-    run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    run(grid, asking(invitation, fit="channels", readout="head"), tmp_path / "toy")
     told = {name: record for one in grid.sent for name, record in one.content.items()}
-    message = next(one for one in grid.sent if one.metadata.message_type == kind)
+    message = grid.first(kind)
     node = grid.nodes[message.metadata.dst_node_id]
     node.forget()
-    channels = dataclasses.replace(private.settings, fit="channels", readout="none")
-    asked = private.model_copy(update={"settings": channels})
+    asked = asking(private, fit="channels", readout="none")
     values = message.content["ask"].get("values", told["reading.channels"]["values"])
     others = {k for k in told if k.startswith("channels.")} - {f"channels.{values}"}
     content = {**told, **message.content, "invitation": asked.to_record()}
     message.content = RecordDict({k: v for k, v in content.items() if k not in others})
-    status = grid.app(message, node.context).content["status"]
+    status = grid.answer(message)["status"]
     reason = "tells no exact sums of its rows: they would not be private"
     assert status == ConfigRecord({"status": "refused", "reason": reason})
 
@@ -203,8 +191,7 @@ def test_a_private_client_tells_no_sums(
 
 
 def with_readout(private: Invitation, **choice: object) -> Invitation:
-    settings = dataclasses.replace(private.settings, **{"readout": "auto", **choice})
-    return private.model_copy(update={"settings": settings})
+    return asking(private, **{"readout": "auto", **choice})
 
 
 @pytest.fixture
@@ -274,16 +261,14 @@ def test_a_private_readout_that_is_run_again_spends_nothing_more(
     grid: LoopGrid, head: Invitation, tmp_path: Path
 ) -> None:
     first = run(grid, head, tmp_path / "toy")
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
     assert run(grid, head, tmp_path / "again").artifact.digest == first.artifact.digest
-    curious = next(one for one in grid.sent if one.metadata.message_type == "query.gradient")
-    node = grid.nodes[curious.metadata.dst_node_id]
+    curious = grid.first("query.gradient")
     answers = []
     for value in (0.0, 5.0):
         theta = np.full(3 + len(head.labels), value)
         curious.content["asked"] = array_record({"theta": theta})
-        answers.append(grid.app(curious, node.context).content)
+        answers.append(grid.answer(curious))
     assert answers[0] == answers[1]
 
 
@@ -307,11 +292,11 @@ def test_steps_beyond_those_that_were_counted_are_refused(
     grid: LoopGrid, head: Invitation, tmp_path: Path, step: object
 ) -> None:
     run(grid, head, tmp_path / "toy")
-    message = next(one for one in grid.sent if one.metadata.message_type == "query.gradient")
+    message = grid.first("query.gradient")
     message.content["ask"] = ConfigRecord({"step": step})
-    reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context)
+    reply = grid.answer(message)
     reason = f"was asked for step {step!r}, of {STEPS}"
-    assert reply.content["status"] == ConfigRecord({"status": "refused", "reason": reason})
+    assert reply["status"] == ConfigRecord({"status": "refused", "reason": reason})
 
 
 @pytest.mark.parametrize("kind", ["query.noisy_statistics", "query.gradient"])
@@ -320,13 +305,13 @@ def test_noisy_sums_that_are_none_of_the_tasks_are_refused(
 ) -> None:
     """Of a private task without a readout: its budget has no part for them."""
     run(grid, head, tmp_path / "toy")
-    message = next(one for one in grid.sent if one.metadata.message_type == kind)
+    message = grid.first(kind)
     node = grid.nodes[message.metadata.dst_node_id]
     node.forget()
     message.content["invitation"] = private.to_record()
-    reply = grid.app(message, node.context)
+    reply = grid.answer(message)
     reason = "was asked for noisy sums, which are none of the task's"
-    assert reply.content["status"] == ConfigRecord({"status": "refused", "reason": reason})
+    assert reply["status"] == ConfigRecord({"status": "refused", "reason": reason})
 
 
 GARBAGE = {
@@ -360,9 +345,8 @@ def test_noisy_garbage_costs_its_sender_its_rows(
     grid: LoopGrid, head: Invitation, tmp_path: Path, name: str
 ) -> None:
     spoiled, spoil = GARBAGE[name]
-    grid.nodes[12].tamper = lambda kind, content: spoil(content) if kind == spoiled else content
-    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
-    outcome = run(grid, head, tmp_path / "toy", terms)
+    grid.spoil(12, spoiled, spoil)
+    outcome = run(grid, head, tmp_path / "toy")
     assert all(torch.isfinite(tensor).all() for tensor in held(outcome).values())
     asked = [one.metadata.message_type for one in grid.sent if one.metadata.dst_node_id == 12]
     assert asked[-1] == spoiled

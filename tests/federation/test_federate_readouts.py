@@ -22,9 +22,7 @@ from calibration.federation.coordinator.fleet import Terms
 from calibration.federation.wire.invitation import Invitation
 from calibration.federation.wire.messages import array_record
 from calibration.model.hooked import HookedModel
-from calibration.run.local import Job, calibrate_here
-from calibration.run.progress import Progress
-from calibration.state import StateStore
+from calibration.run.local import Job
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import QuorumError
 from ifedicl_serve.fitting import reader
@@ -34,15 +32,14 @@ from ifedicl_serve.fitting.folds import FOLDS
 from ifedicl_serve.fitting.reader import Readers
 from ifedicl_serve.fitting.rungs import Rung
 from ifedicl_serve.fitting.statistics import Statistics
-from tests.federation.conftest import SETTINGS, LoopGrid, Tamper
-from tests.federation.running import held, kinds, run
+from tests.federation.conftest import LoopGrid, Tamper
+from tests.federation.running import asking, held, kinds, run, run_here
 from tests.federation.test_federate_faults import array, nan, with_arrays
 
 
 @pytest.fixture
 def head(invitation: Invitation) -> Invitation:
-    settings = dataclasses.replace(SETTINGS, fit="head", readout="auto")
-    return invitation.model_copy(update={"settings": settings})
+    return asking(invitation, fit="head", readout="auto")
 
 
 @pytest.fixture
@@ -98,16 +95,15 @@ def test_clients_of_one_label_or_without_held_out_rows_choose_the_rung_that_one_
     parts = [[row for row in rows if row.label == label] for label in task.names]
     grid = grid_of(parts, llama_folder, tmp_path)
     grid.owners[1] = dataclasses.replace(grid.owners[1], held_out=0.0)
-    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto", least_held_out=1)
-    asked = invitation.model_copy(update={"settings": settings})
+    asked = asking(invitation, fit="auto", readout="auto", least_held_out=1)
     terms = Terms(len(parts), len(parts), wait=5, timeout=5)
     federated = run(grid, asked, tmp_path / "federated", terms)
     split = [
-        Rows(*split_held_out(part, grid.owners[number].held_out, settings.seed))
+        Rows(*split_held_out(part, grid.owners[number].held_out, asked.settings.seed))
         for number, part in enumerate(parts)
     ]
-    job = Job(llama, invitation.model, task, split, [], settings)
-    local = calibrate_here(job, tmp_path / "local", StateStore(tmp_path / "s", "x"), Progress())
+    job = Job(llama, invitation.model, task, split, [], asked.settings)
+    local = run_here(job, tmp_path / "local")
     assert len(local.done.trials) == len(ladder.LADDER)
     assert federated.done.trials == local.done.trials
     assert federated.artifact.spec.rung == local.artifact.spec.rung
@@ -119,8 +115,7 @@ def test_a_client_that_holds_out_nothing_takes_part(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path
 ) -> None:
     grid.owners[12] = dataclasses.replace(grid.owners[12], held_out=0.0)
-    settings = dataclasses.replace(SETTINGS, fit="channels", readout="bias")
-    outcome = run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    outcome = run(grid, asking(invitation, fit="channels", readout="bias"), tmp_path / "toy")
     assert outcome.artifact.spec.rung == "channels+bias"
     assert outcome.artifact.spec.calibration.client_sizes == (4, 3, 3)
     assert outcome.done.measured.rows == 2
@@ -133,10 +128,8 @@ def test_rows_that_only_a_lost_client_held_out_are_missed_aloud(
     for node in (10, 11):
         grid.owners[node] = dataclasses.replace(grid.owners[node], held_out=0.0)
     grid.nodes[12].tamper = lambda kind, content: None if kind == "train.extract" else content
-    settings = dataclasses.replace(SETTINGS, fit="channels")
-    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
     with pytest.raises(QuorumError, match="no client that answered evaluate.held_out holds out"):
-        run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy", terms)
+        run(grid, asking(invitation, fit="channels"), tmp_path / "toy")
 
 
 GARBAGE = {
@@ -184,9 +177,8 @@ def test_garbage_costs_its_sender_its_rows(
 ) -> None:
     """And it is not asked again until rungs are judged."""
     spoiled, spoil = GARBAGE[name]
-    grid.nodes[12].tamper = lambda kind, content: spoil(content) if kind == spoiled else content
-    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
-    outcome = run(grid, head, tmp_path / "toy", terms)
+    grid.spoil(12, spoiled, spoil)
+    outcome = run(grid, head, tmp_path / "toy")
     assert all(torch.isfinite(tensor).all() for tensor in held(outcome).values())
     asked = [one.metadata.message_type for one in grid.sent if one.metadata.dst_node_id == 12]
     assert [kind for kind in asked if kind.startswith("query.")][-1] == spoiled
@@ -208,7 +200,7 @@ def test_a_client_refuses_what_no_coordinator_asks(
 ) -> None:
     run(grid, head, tmp_path / "toy")
     kind, wrong = WRONG[part]
-    message = next(one for one in grid.sent if one.metadata.message_type == kind)
+    message = grid.first(kind)
     arrays = {name: array.numpy() for name, array in message.content.get("asked", {}).items()}
     ask = dict(message.content["ask"])
     if part in arrays:
@@ -223,7 +215,7 @@ def test_a_client_refuses_what_no_coordinator_asks(
 def ask_again(grid: LoopGrid, message: Message, ask: dict, asked: ArrayRecord) -> RecordDict:
     message.content["ask"] = ConfigRecord(ask)
     message.content["asked"] = asked
-    return grid.app(message, grid.nodes[message.metadata.dst_node_id].context).content
+    return grid.answer(message)
 
 
 def test_messages_hold_no_text_and_no_token_id(
@@ -234,8 +226,8 @@ def test_messages_hold_no_text_and_no_token_id(
     tmp_path: Path,
 ) -> None:
     """Everything a client ever sent on the whole ladder, as the records it is made of."""
-    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto", least_held_out=1)
-    outcome = run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    asked = asking(invitation, fit="auto", readout="auto", least_held_out=1)
+    outcome = run(grid, asked, tmp_path / "toy")
     assert len(outcome.artifact.spec.calibration.rungs) == len(ladder.LADDER)
     assert kinds(grid) == {
         "query.join",
@@ -270,8 +262,7 @@ def test_readouts_of_the_whole_ladder_are_fitted_in_a_dozen_messages(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path
 ) -> None:
     """To a client: a message is a process of Flower's."""
-    settings = dataclasses.replace(SETTINGS, fit="auto", readout="auto", least_held_out=1)
-    run(grid, invitation.model_copy(update={"settings": settings}), tmp_path / "toy")
+    run(grid, asking(invitation, fit="auto", readout="auto", least_held_out=1), tmp_path / "toy")
     asked = Counter(
         message.metadata.message_type for message in grid.sent if message.metadata.dst_node_id == 10
     )
@@ -292,11 +283,11 @@ def test_a_client_solves_for_directions_once(
     monkeypatch.setattr(reader, "directions", counted)
     run(grid, head, tmp_path / "toy")
     assert len(solved) == len(grid.nodes) * FOLDS
-    message = next(one for one in grid.sent if one.metadata.message_type == "query.losses")
+    message = grid.first("query.losses")
     sums = {name: array.numpy() for name, array in message.content["sums.none"].items()}
     sums["counts"] += 1
     message.content["sums.none"] = array_record(sums)
-    reply = grid.app(message, grid.nodes[message.metadata.dst_node_id].context).content
+    reply = grid.answer(message)
     reason = "was sent another sums.none than before in the same run"
     assert reply["status"] == ConfigRecord({"status": "refused", "reason": reason})
 
@@ -325,9 +316,8 @@ def test_a_client_that_goes_amid_the_rounds_is_left_out_of_them_from_the_beginni
     """What it told of its rows before stands: the others are not told a second sum, whose
     difference to the first would be that client's."""
     grid.nodes[12].tamper = silent_at(kind, number)
-    terms = Terms(clients=3, quorum=2, wait=0.3, timeout=0.3)
     with caplog.at_level("INFO", logger="flwr"):
-        outcome = run(grid, head, tmp_path / "toy", terms)
+        outcome = run(grid, head, tmp_path / "toy")
     assert f"{kind}: client 2 did not answer in time" in caplog.text
     assert "readouts are fitted anew, without the rows of clients [2]" in caplog.text
     owners = grid.owners.values()
@@ -344,11 +334,9 @@ def test_a_client_that_goes_amid_the_rounds_is_left_out_of_them_from_the_beginni
 def test_too_few_for_a_readout_are_an_error_that_loses_no_round(
     grid: LoopGrid, invitation: Invitation, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = dataclasses.replace(SETTINGS, fit="channels", readout="head")
-    asked = invitation.model_copy(update={"settings": settings})
+    asked = asking(invitation, fit="channels", readout="head")
     undisturbed = run(grid, asked, tmp_path / "undisturbed")
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
     grid.nodes[12].tamper = silent_at("query.curvatures", 3)
     terms = Terms(clients=3, quorum=3, wait=5, timeout=0.3)
     with pytest.raises(QuorumError, match="2 clients answered query.curvatures, 3 are needed"):

@@ -12,14 +12,12 @@ from calibration.data.rows import Rows
 from calibration.federation.wire.invitation import Invitation
 from calibration.model.hooked import HookedModel
 from calibration.result.report import write_report
-from calibration.run.local import Job, calibrate_here
-from calibration.run.progress import Progress
+from calibration.run.local import Job
 from calibration.stages.start import Shelf
-from calibration.state import StateStore
 from calibration.task import TaskDefinition
 from ifedicl_serve.errors import DataError
 from tests.federation.conftest import SETTINGS, LoopGrid
-from tests.federation.running import Killed, KilledIn, held, run
+from tests.federation.running import Killed, KilledIn, asking, held, run, run_here
 
 
 @pytest.fixture
@@ -32,19 +30,12 @@ def job(
     return Job(llama, invitation.model, task, rows, [], SETTINGS)
 
 
-def calibrated(job: Job, folder: Path):
-    store = StateStore(folder.parent / f".{folder.name}.state", job.fingerprint())
-    return calibrate_here(job, folder, store, Progress())
-
-
 @pytest.fixture
 def shelf(job: Job, tmp_path: Path) -> Shelf:
     """A task of the same rows, fitted for longer."""
     settings = dataclasses.replace(SETTINGS, rounds=6)
     task = dataclasses.replace(job.task, name="before")
-    calibrated(
-        dataclasses.replace(job, task=task, settings=settings), tmp_path / "shelf" / "before"
-    )
+    run_here(dataclasses.replace(job, task=task, settings=settings), tmp_path / "shelf" / "before")
     return Shelf.read(tmp_path / "shelf", job.identity)
 
 
@@ -61,10 +52,11 @@ def test_it_begins_where_a_calibration_in_one_process_does(
     grid: LoopGrid, invitation: Invitation, job: Job, shelf: Shelf, tmp_path: Path, fit, taken: bool
 ) -> None:
     shelf = shelf if taken else worse(shelf)
-    settings = dataclasses.replace(SETTINGS, fit=fit)
-    asked = invitation.model_copy(update={"settings": settings})
+    asked = asking(invitation, fit=fit)
     federated = run(grid, asked, tmp_path / "federated", shelf=shelf)
-    local = calibrated(dataclasses.replace(job, settings=settings, shelf=shelf), tmp_path / "local")
+    local = run_here(
+        dataclasses.replace(job, settings=asked.settings, shelf=shelf), tmp_path / "local"
+    )
     assert federated.done.state.starts == local.done.state.starts
     assert federated.done.state.starts[fit]["taken"] == taken
     assert federated.done.state.held_out == local.done.state.held_out
@@ -82,13 +74,11 @@ def test_clients_fit_from_what_the_coordinator_keeps(
     grid: LoopGrid, invitation: Invitation, shelf: Shelf, tmp_path: Path
 ) -> None:
     """Killed after a round it goes on to the same artifact, rounded start and all."""
-    settings = dataclasses.replace(SETTINGS, fit="channels")
-    asked = invitation.model_copy(update={"settings": settings, "wire": "int8"})
+    asked = asking(invitation, fit="channels").model_copy(update={"wire": "int8"})
     undisturbed = run(grid, asked, tmp_path / "undisturbed", shelf=shelf)
     with pytest.raises(Killed):
         run(grid, asked, tmp_path / "toy", progress=KilledIn(1), shelf=shelf)
-    for node in grid.nodes.values():
-        node.forget()
+    grid.forget()
     resumed = run(grid, asked, tmp_path / "toy", shelf=shelf)
     assert resumed.artifact.digest == undisturbed.artifact.digest
     assert resumed.done.state.starts["channels"]["task"] == "before"
