@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.access.keys import TaskPatterns, key_digest
+from api.access.keys import TaskPatterns, key_digest, tenant_of
 from api.errors import error_response
 from api.observe.context import current_request, path_of
 
@@ -56,6 +56,7 @@ class Access:
             )
         context = current_request()
         context.allowed = self._keyring.tasks_of(key)
+        context.tenant = "" if context.allowed is None else tenant_of(key)
         if context.allowed is None or _is_in(path, SCOPED, SCOPED_FOLDERS):
             return None
         return error_response(

@@ -36,6 +36,12 @@ def key_digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
+def tenant_of(key: str) -> str:
+    """A name for whoever has this key, the same in every process and after every start. Made of the
+    digest, so that whoever sees it has nothing to compare a key with."""
+    return hashlib.sha256(b"tenant" + key_digest(key)).hexdigest()
+
+
 def configured_keys(flag: Path | None) -> Mapping[str, TaskPatterns]:
     """The keys of the flag's file, else of the environment's; none if there is no file.
 

@@ -111,8 +111,9 @@ def _classify_chunks(
         written = writer.submit(lambda: None)
         for number, chunk in enumerate(prepared, start=begin):
             scores = engine.scores(chunk.prompts, on_progress)
+            table = _with_results(plan, engine, chunk, scores)
             written.result()
-            written = writer.submit(parts.write, number, _with_results(plan, engine, chunk, scores))
+            written = writer.submit(parts.write, number, table)
         written.result()
 
 

@@ -187,8 +187,7 @@ class PoolingEngine:
         from vllm import PoolingParams
 
         params = PoolingParams(task="classify", extra_kwargs=request.extra_kwargs())
-        prompt = {"prompt_token_ids": prompt_ids}
-        result = await _last(self.client.encode(prompt, params, **_named()))
+        result = await _last(self.client.encode(_prompt(prompt_ids), params, **_named()))
         scores = result.outputs.data.numpy()
         return split_scores(request, scores, result.num_cached_tokens or 0)
 
@@ -236,8 +235,7 @@ class GenerationEngine:
             detokenize=False,
             extra_args=request.extra_kwargs(),
         )
-        prompt = {"prompt_token_ids": prompt_ids}
-        result = await _last(self.client.generate(prompt, params, **_named()))
+        result = await _last(self.client.generate(_prompt(prompt_ids), params, **_named()))
         completion = result.outputs[0]
         if completion.finish_reason == "abort":  # --shutdown-timeout is over
             raise DrainingError("this server is stopping; send the request to another one")
@@ -257,6 +255,12 @@ def _among(
     log_probs = torch.from_numpy(own).log_softmax(dim=0).numpy()
     rows = np.full(readout.label_rows, np.nan, dtype=np.float32) if readout.label_rows else None
     return TokenScores(log_probs, cached_tokens, rows)
+
+
+def _prompt(ids: list[int]) -> dict[str, Any]:
+    """As vLLM takes it."""
+    salt = current_request().cache_salt()
+    return {"prompt_token_ids": ids} | ({"cache_salt": salt} if salt else {})
 
 
 def _named() -> dict[str, Any]:

@@ -4,6 +4,8 @@ Set by the outermost middleware; a context variable, because vLLM's own serving 
 request on to the places that need it.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -22,6 +24,7 @@ class RequestContext:
     id: str = field(default_factory=lambda: uuid4().hex)
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] | None = None  # names or globs of tasks; None: every task
+    tenant: str = ""  # whose key it is, if that is for some tasks alone
     asked: TaskRequest | None = None  # of the engine, by a request that generates under a task
     tasks: tuple[str, ...] = ()  # the names of tasks that exist
     texts: int = 0
@@ -33,6 +36,13 @@ class RequestContext:
     def about(self, tasks: Sequence[str], texts: int) -> None:
         """It asks for so many texts to be classified by tasks."""
         self.tasks, self.texts = tuple(tasks), texts
+
+    def cache_salt(self, own: str | None = None) -> str | None:
+        """For vLLM's prefix cache: the caller's `own`, apart from those of other tenants. What
+        tasks share of a text would else tell one which texts another has sent."""
+        if not self.tenant:
+            return own
+        return hashlib.sha256(json.dumps([self.tenant, own]).encode()).hexdigest()
 
     @property
     def task(self) -> str:

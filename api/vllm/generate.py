@@ -68,6 +68,8 @@ class TaskServing:
                 "beam search asks for each token with a prompt of its own, in which a task's tail "
                 "would begin elsewhere; leave use_beam_search out"
             )
+        if context.tenant:
+            request.cache_salt = context.cache_salt(request.cache_salt)
         adapted = copy(self.serving)
         adapted.models = NamedModel(models, name)
         context.asked = TaskRequest(key_of(task), tail=task.tail) if task.adapts else None

@@ -7,6 +7,7 @@ import pytest
 
 from api.access.guard import OPEN, Keyring
 from api.access.keys import allows
+from api.observe.context import current_request
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application, running
 from tests.api.fake_engine import FakeEngine
@@ -161,6 +162,27 @@ def test_a_key_with_tasks_of_its_own_has_no_route_that_knows_no_tasks(client, me
         f"this key is for its tasks alone, and {path} knows no tasks"
     )
     assert client.post("/v1/completions", headers=bearer("of-a-team")).status_code == 200
+
+
+def test_keys_with_tasks_of_their_own_have_kv_of_their_own(registry, tokenizer):
+    """Though what their tasks share of a text is the base model's. In another process, and after
+    another start, a key has the same."""
+
+    class Salted(FakeEngine):
+        async def token_scores(self, prompt_ids, request):
+            salts.append(current_request().cache_salt())
+            return await super().token_scores(prompt_ids, request)
+
+    salts = []
+    every, of_all, of_a_team = "of-everybody", "of-all-tasks", "of-a-team"
+    for _ in range(2):
+        app = application(registry, tokenizer, Salted(), api_keys=[every, *KEYS], keys=KEYS)
+        with running(app) as client:
+            for key in (every, of_all, of_a_team):
+                assert classify(client, key, "sst2").status_code == 200
+    assert salts[:3] == salts[3:]
+    assert salts[0] is None and len(set(salts)) == 3
+    assert of_a_team not in str(salts)
 
 
 def test_keys_are_held_as_digests():

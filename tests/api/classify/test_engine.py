@@ -9,6 +9,7 @@ import torch
 from vllm import PoolingParams
 
 from api.classify.engine import PoolingEngine, group_requests, key_of, trie_scores
+from api.observe.context import RequestContext, enter_request
 from ifedicl_serve.contract.artifact import save_artifact
 from ifedicl_serve.plugin.request import (
     MAX_READOUTS,
@@ -39,10 +40,11 @@ class FakeClient:
     for each readout before it; padding behind all."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.salts = [], []
 
     async def encode(self, prompt, params: PoolingParams, request_id, trace_headers):
         request = TaskRequest.of(params)
+        self.salts.append(prompt.get("cache_salt"))
         ids = prompt["prompt_token_ids"]
         self.asked.append((tuple(ids), request))
         scores = []
@@ -171,3 +173,32 @@ def test_a_task_that_adapts_is_alone_in_its_group(make):
         group_requests([make("coefficients"), make("bias", **NOTHING_ADAPTED)])
     unadapted = group_requests([make("coefficients"), make("bias", **NOTHING_ADAPTED)], False)
     assert {request.asked.task for request in unadapted} == {None}
+
+
+# -- tenants
+
+
+def test_what_tasks_share_of_a_text_is_each_keys_own(make):
+    """Where keys have tasks of their own; else it is everybody's."""
+    task = make("bias", **NOTHING_ADAPTED)
+
+    async def salts(tenant):
+        enter_request(RequestContext(tenant=tenant))
+        client = FakeClient()
+        await trie_scores(PoolingEngine(client), [task], PROMPT, True)
+        return set(client.salts)
+
+    of_each = [asyncio.run(salts(tenant)) for tenant in ("", "one", "another", "one")]
+    assert of_each[0] == {None}
+    assert of_each[1] == of_each[3] != of_each[2]
+    assert [len(salts) for salts in of_each] == [1] * 4
+
+
+def test_a_callers_own_salt_is_its_own_within_a_tenant():
+    salts = [
+        RequestContext(tenant=tenant).cache_salt(own)
+        for tenant in ("", "one", "another")
+        for own in (None, "a", "b")
+    ]
+    assert salts[:3] == [None, "a", "b"]
+    assert len(set(salts)) == len(salts)

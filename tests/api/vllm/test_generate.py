@@ -85,6 +85,21 @@ def test_a_task_of_a_tail_is_sent_with_it(tokenizer, tmp_path):
     assert asked.tail == tail_tokens(tokenizer, registry.get("ending").spec.prompt)
 
 
+@pytest.mark.parametrize("own", [None, "a"])
+def test_a_key_with_tasks_of_its_own_has_kv_of_its_own(registry, own):
+    """A task of a tail would else share the KV of prompts with other keys."""
+
+    async def salt(tenant):
+        context = RequestContext(tenant=tenant, allowed=("*",))
+        enter_request(context)
+        request = SimpleNamespace(model="sst2", use_beam_search=False, cache_salt=own)
+        await TaskServing(FakeServing(), registry).create_completion(request)
+        return request.cache_salt
+
+    salts = [asyncio.run(salt(tenant)) for tenant in ("one", "another")]
+    assert len({own, *salts}) == 3
+
+
 @pytest.mark.parametrize("model", [BASE, "", None])
 def test_the_base_model_stays_unadapted(registry, model):
     assert ask(registry, model) == (BASE, None)

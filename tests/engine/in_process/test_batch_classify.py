@@ -23,7 +23,16 @@ from tests.engine.reference import hooked
 
 LABELS = ("card", "card payment", "cash", "exchange rate")  # of several tokens: three nodes
 TEXTS = [f"question number {number} about my card and {number * 7} euros" for number in range(40)]
-FLAGS = ("--dtype", "float32", "--max-model-len", "128", "--enforce-eager", "--block-size", "32")
+BLOCK = 32
+FLAGS = (
+    "--dtype",
+    "float32",
+    "--max-model-len",
+    "128",
+    "--enforce-eager",
+    "--block-size",
+    str(BLOCK),
+)
 
 pytestmark = pytest.mark.usefixtures("engine_gone_afterwards")
 
@@ -101,6 +110,49 @@ def test_scores_are_those_of_calibration(command, tmp_path, expected, suffix):
     assert [row["score"] for row in rows] == scores.max(axis=1).tolist()
 
 
+def test_several_tasks_are_one_pass_and_a_text_is_computed_once(
+    command, model, task, tmp_path, monkeypatch
+):
+    """Each scores as in calibration, and all but the first find what their prompts share in the
+    prefix cache: whole blocks before a task's tail, and before its labels' own tokens."""
+    from api.batch import job
+
+    engines, computed = [], []
+
+    class Counted(job.BatchEngine):
+        def _encode(self, *asked):
+            engines.append(self)
+            outputs = super()._encode(*asked)
+            computed.extend(len(o.prompt_token_ids) - o.num_cached_tokens for o in outputs)
+            return outputs
+
+    monkeypatch.setattr(job, "BatchEngine", Counted)
+    made = {"banking": task[1]}
+    for name, readout in (("bias", "bias"), ("rows", "head")):
+        made[name] = random_task(
+            model, tmp_path / name, 3, labels=LABELS, fit="none", readout=readout
+        )
+    texts = [f"{number} " + "card " * 70 for number in range(6)]
+    write(tmp_path / "in.parquet", texts)
+    others = [part for name in ("bias", "rows") for part in ("--task", str(tmp_path / name))]
+    assert classify(command("in.parquet", "out.parquet", *others)) == 0
+    rows = read(tmp_path / "out.parquet")
+    network = load_model(str(model), dtype="fp32", device="cpu")
+    for name, artifact in made.items():
+        scores = np.log([[row[f"{name}_score_{label}"] for label in LABELS] for row in rows])
+        np.testing.assert_allclose(scores, hooked(network, artifact, texts), atol=1e-4)
+    (engine,) = engines
+    banking = engine.tasks[0]
+    paths = [len(node.path) for node in banking.trie.nodes]
+    expected = []
+    for text in texts:
+        tokens = len(engine.prompts.encode(banking, text, False))
+        shared = (tokens - banking.tail) // BLOCK * BLOCK
+        labels = [tokens + path - tokens // BLOCK * BLOCK for path in paths[1:]]
+        expected += [tokens, *labels, tokens - shared, *labels]
+    assert computed == expected
+
+
 def test_bad_rows_lose_nothing_and_one_format_becomes_another(command, tmp_path, capsys):
     write(tmp_path / "in.jsonl", [TEXTS[0], None, "", "word " * 500, TEXTS[1]])
     assert classify(command("in.jsonl", "out.csv")) == 0
@@ -174,8 +226,10 @@ def test_another_input_task_or_option_is_refused_once_a_chunk_is_there(
     assert "--truncate was False, is True" in refusal(capsys, [*arguments, "--truncate"])
     assert "vLLM's flags was [" in refusal(capsys, [*arguments, "--max-num-seqs", "8"])
     other = random_task(model, tmp_path / "other", 1, labels=LABELS)
-    elsewhere = [*arguments, "--task", str(tmp_path / "other")]
+    elsewhere = [str(tmp_path / "other") if one == str(task[0]) else one for one in arguments]
     assert f"is digest {other.digest}" in refusal(capsys, elsewhere)
+    both = [*arguments, "--task", str(tmp_path / "other")]
+    assert f"'digest {other.digest}']" in refusal(capsys, both)
     (tmp_path / "in.csv").write_text((tmp_path / "in.csv").read_text().replace("euros", "pounds"))
     message = refusal(capsys, arguments)
     assert "input was sha256" in message and "remove the folder to start afresh" in message

@@ -28,14 +28,14 @@ def llm(models, tasks, vanilla):
         yield llm
 
 
-def generate(llm, requests, tail=None) -> list:
+def generate(llm, requests, tail=None, max_tokens=NEW_TOKENS) -> list:
     """vLLM's outputs for (prompt, digest) pairs, greedily generated in one batch."""
     from vllm import SamplingParams
 
     params = [
         SamplingParams(
             temperature=0,
-            max_tokens=NEW_TOKENS,
+            max_tokens=max_tokens,
             ignore_eos=True,
             extra_args=TaskRequest(TaskKey(digest), tail=tail).extra_kwargs() if digest else None,
         )
@@ -99,6 +99,22 @@ def test_tasks_never_share_cached_blocks(llm, tasks):
         for digest in (first, second, None, first)
     ]
     assert cached == [0, 0, 0, 192]  # 6 full blocks of 32
+
+
+def test_what_a_tail_does_not_adapt_is_shared_and_what_is_generated_behind_it_is_not(llm, tasks):
+    """40 tokens are generated behind 200 of which the last 8 are adapted: block 6 begins with the
+    first of them, and decoding fills it and goes on."""
+    first, second = tasks[1][:2]
+    llm.reset_prefix_cache()
+    (whole,) = generate(llm, [(LONG, first)], tail=8, max_tokens=40)
+    longer = [*LONG, *whole.outputs[0].token_ids]
+    tails = {first: len(longer) - 192, second: len(longer) - 192, None: None}
+    cached = {
+        digest: generate(llm, [(longer, digest)], tail)[0].num_cached_tokens
+        for digest, tail in tails.items()
+    }
+    assert cached == {first: 224, second: 192, None: 192}
+    assert generate(llm, [(longer, first)], tail=8)[0].num_cached_tokens == 224  # of the base model
 
 
 def test_a_task_that_cannot_be_loaded_ends_its_request_with_an_error(llm, tasks):

@@ -78,16 +78,19 @@ def test_the_adapted_models_hand_this_state_to_the_v2_runner():
 
 
 def test_an_engine_on_the_v2_runner_agrees_with_the_hooked_model(models, case, tmp_path):
-    """Chunked prompts, asked twice, so that the prefix cache answers; and an unknown task."""
-    first, second = case.digests[:2]
+    """Chunked prompts, asked twice, so that the prefix cache answers; an unknown task; and tasks of
+    a tail, which share a text in the step that computes it."""
+    first, second, third, _ = case.digests
     lost = [(case.prompts[0], "0" * 64, case.labels, 3, 4)]
     batch = case.requests(first, second, None)
+    text = np.random.default_rng(0).integers(100, 1000, 40).tolist()
+    shared = [(text, digest, case.labels, 5, 0) for digest in (second, third, None, second)]
     options = {"max_num_batched_tokens": 64, "enable_prefix_caching": True}
     job = {"model": str(models["llama"]), "tasks": str(case.folder), "options": options}
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-m", "tests.engine.own_process.v2_engine", str(tmp_path / "answers")],
-        input=json.dumps(job | {"batches": [batch, batch + lost]}),
+        input=json.dumps(job | {"batches": [batch, batch + lost, shared]}),
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
@@ -97,8 +100,11 @@ def test_an_engine_on_the_v2_runner_agrees_with_the_hooked_model(models, case, t
     assert done.returncode == 0, done.stdout[-5000:]
     answers = json.loads((tmp_path / "answers").read_text())
     assert answers["runner"] == "vllm.v1.worker.cpu.model_runner"
-    cold, (*warm, failed) = answers["scores"]
+    cold, (*warm, failed), (tail, other_tail, none, again) = answers["scores"]
     for served in (cold, warm):
         expected = case.answers(first, second, None)
         np.testing.assert_allclose(np.concatenate(served), expected, atol=1e-4)
     assert np.isnan(failed).all()
+    assert answers["cached"][2] == [0, 32, 32, 32]
+    np.testing.assert_allclose(again, tail, atol=1e-5)
+    assert not np.allclose(other_tail, tail, atol=1e-2) and not np.allclose(none, tail, atol=1e-2)

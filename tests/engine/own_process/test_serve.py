@@ -200,7 +200,7 @@ def test_many_tasks_answer_as_each_alone_and_one_that_fails_spoils_none(client):
 def test_a_text_is_computed_once_for_all_that_share_it(client, names):
     """Counted: what was neither found in the prefix cache nor computed for another task. Who adapts
     a tail shares whole blocks before it, who adapts nothing the whole prompt."""
-    text = f"{len(names)} " + "euro " * 180
+    text = f"{len(names)} " + "card " * 180
     usage = ask(client, names, text)["usage"]
     prompt = usage["prompt_tokens"] // len(names)
     computed = usage["prompt_tokens"] - usage["prompt_tokens_details"]["cached_tokens"]
