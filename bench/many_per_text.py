@@ -65,9 +65,10 @@ class Size:
     rounds: int = 3
     rivals: bool = True  # LoRA, and blocks of 128
     messages: int = 200
+    eager: bool = False  # engines that are not compiled start in a third of the time
 
 
-QUICK = Size(lengths=AIM[1:], tasks=(1, AIM[0]), rounds=2, rivals=False, messages=20)
+QUICK = Size(lengths=AIM[1:], tasks=(1, AIM[0]), rounds=2, rivals=False, messages=20, eager=True)
 
 
 @dataclass(frozen=True)
@@ -242,19 +243,23 @@ def _cell(rounds: Sequence[Measured]) -> str:
 
 def main() -> None:
     """Command line."""
-    args = options(__doc__, quick="one length, few variants, under 3 minutes").parse_args()
+    args = options(
+        __doc__, quick="one length, few variants, not compiled, under 3 minutes"
+    ).parse_args()
     size = QUICK if args.quick else Size()
     most = max(size.tasks)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         model = random_model(scratch / "model")
         workload = random_workload(model, scratch, most, most if size.rivals else 0, full=most)
-        engines, wide = Engines(workload, 256, block_size=BLOCK), Engines(workload, 256)
+        engines = Engines(workload, 256, block_size=BLOCK, enforce_eager=size.eager)
+        wide = Engines(workload, 256)
         measured = measure(variants(engines, wide, size), size)
         for one in (engines, wide):
             one.shut_down()
         serve_tasks(model, scratch / "served")
-        flags = ("--dtype", "bfloat16", "--max-model-len", "2048", "--block-size", str(BLOCK))
+        flags = ["--dtype", "bfloat16", "--max-model-len", "2048", "--block-size", str(BLOCK)]
+        flags += ["--enforce-eager"] if size.eager else []
         with ifedicl_serve(model, scratch / "served", scratch / "server.log", *flags) as url:
             taken = latencies(url, model, size.messages)
     show(measured)

@@ -33,7 +33,7 @@ class Serving:
 
 
 class Completion:
-    use_beam_search = False
+    use_beam_search, cache_salt = False, None
 
     def __init__(self, model):
         self.model = model

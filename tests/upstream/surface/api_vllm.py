@@ -182,12 +182,12 @@ API_VLLM = {
         Row(
             "vllm.entrypoints.openai.completion.protocol:CompletionRequest",
             "what a caller sends",
-            has="model use_beam_search",
+            has="model use_beam_search cache_salt",
         ),
         Row(
             "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest",
             "what a caller sends",
-            has="model use_beam_search",
+            has="model use_beam_search cache_salt",
         ),
     ],
     "api/vllm/listed.py": [
