@@ -45,12 +45,12 @@ def log_probs(
         )
     )
     return [
-        np.array([_read_out(task, adapted, group, answers) for _ in texts])
+        np.array([read_out(task, adapted, group, answers) for _ in texts])
         for (task, adapted), group in zip(asked, groups, strict=True)
     ]
 
 
-def _read_out(
+def read_out(
     task: Task,
     adapted: bool,
     group: Sequence[GroupRequest],

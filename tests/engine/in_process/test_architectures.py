@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from api.classify.engine import group_requests
+from bench.common.asking import read_out
 from bench.common.random_tasks import PROMPT, random_task
 from calibration.model.hooked import HookedModel, longest_prompt
 from calibration.model.load import load_model
@@ -31,7 +32,7 @@ from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.contract.tokens import token_ids
 from ifedicl_serve.errors import ModelError
 from ifedicl_serve.tasks.task import Task
-from tests.engine.conftest import TINY_QWEN2, engine, own_scores, random_prompts, request, run
+from tests.engine.conftest import TINY_QWEN2, engine, random_prompts, request, run
 from tests.engine.in_process.test_agreement import (
     LABELS,
     RUNGS,
@@ -39,7 +40,6 @@ from tests.engine.in_process.test_agreement import (
     TOLERANCE,
     chat_of,
     on_plugin,
-    read_out,
 )
 from tests.engine.reference import hooked
 
@@ -172,8 +172,8 @@ def test_tasks_that_share_a_text_agree_with_the_hooked_model(models, checkpoints
         expected.append(hooked(model, artifact, [text])[0])
     with engine(path, tmp_path, enable_prefix_caching=True) as llm:
         outputs = run(llm, asked)
-    answers = (own_scores(output, who) for output, (_, who) in zip(outputs, asked, strict=True))
-    found = [np.log(read_out(task, answers)) for task in tasks]
+    answers = (output.outputs.data.numpy() for output in outputs)
+    found = [read_out(task, True, group_requests([task]), answers) for task in tasks]
     np.testing.assert_allclose(found, expected, atol=TOLERANCE["fp32"])
     assert sum(output.num_cached_tokens >= 64 for output in outputs) > len(outputs) / 2
 
