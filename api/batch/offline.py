@@ -13,6 +13,8 @@ from api.classify.groups import grouped
 from ifedicl_serve.contract.artifact import Artifact
 from ifedicl_serve.tasks.task import Task
 
+REQUESTS_AT_ONCE = 4096  # of a chunk's, whose rows times requests may fill the memory
+
 
 class BatchEngine:
     """Scores many prompts of some tasks at a time.
@@ -48,7 +50,14 @@ class BatchEngine:
         A row's requests are asked for one behind the other, and reuse what is computed for the
         first. `on_progress` is told of rows done since, in fractions.
         """
-        answers = iter(self._answers(prompts, on_progress))
+        # Else the last bits of scores would depend on what came before this chunk.
+        self.llm.reset_prefix_cache()
+        at_once = max(1, REQUESTS_AT_ONCE // len(self.requests))
+        parts = [
+            self._answers(prompts[start : start + at_once], on_progress)
+            for start in range(0, len(prompts), at_once)
+        ]
+        answers = map(np.concatenate, zip(*parts, strict=True))
         by_place: dict[int, Scores] = {}
         for group, requests in self.groups:
             # With the prompts as the last axis, they split as the scores of one prompt do.
@@ -79,8 +88,6 @@ class BatchEngine:
     def _encode(
         self, asked: list[tuple[int, list[int]]], rows: int, on_progress: OnProgress
     ) -> list[Any]:
-        # Else the last bits of scores would depend on what came before this chunk.
-        self.llm.reset_prefix_cache()
         return self.llm.encode(
             [{"prompt_token_ids": [*ids, *self.requests[number][1].path]} for number, ids in asked],
             [self.params[number] for number, _ in asked],
