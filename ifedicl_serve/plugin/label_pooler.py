@@ -169,12 +169,13 @@ def _behind_one_another(blocks: list[Tensor], lengths: npt.NDArray[np.int64]) ->
 def _by_request(scores: Tensor, lengths: npt.NDArray[np.int64]) -> Tensor:
     """Scores of requests that have `lengths` of them, one behind the other, as a row a request,
     padded with -inf, or with NaN where a request has none."""
-    ends = lengths.cumsum()
-    column = np.arange(max(1, lengths.max()))
-    behind = np.where(lengths == 0, len(scores) + 1, len(scores))[:, None]
-    source = np.where(column < lengths[:, None], (ends - lengths)[:, None] + column, behind)
+    bounds = torch.from_numpy(np.stack([lengths.cumsum() - lengths, lengths]))
+    starts, counts = bounds.to(scores.device, non_blocking=True)[:, :, None]
+    column = torch.arange(max(1, lengths.max()), device=scores.device)
+    behind = torch.where(counts == 0, len(scores) + 1, len(scores))
+    source = torch.where(column < counts, starts + column, behind)
     values = torch.cat([scores, scores.new_tensor([-torch.inf, torch.nan])])
-    return values[torch.from_numpy(source).to(values.device, non_blocking=True)]
+    return values[source]
 
 
 class TaskPooler(DispatchPooler):
