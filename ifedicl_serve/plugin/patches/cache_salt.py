@@ -12,6 +12,8 @@ from typing import Any
 
 from ifedicl_serve.plugin.request import KEY, Adaptation, TaskRequest
 
+KEPT = "ifedicl_task"
+
 
 def salt_blocks_by_task() -> None:
     """Wrap `generate_block_hash_extra_keys` to add the task to the first block that it adapts.
@@ -33,13 +35,24 @@ def salt_blocks_by_task() -> None:
         request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
     ) -> Any:
         keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
-        adaptation = TaskRequest.of_request(request).adaptation(request.num_prompt_tokens)
+        adaptation = _task_of(request).adaptation(request.num_prompt_tokens)
         if adaptation.task is not None and start_token_idx <= adaptation.start < end_token_idx:
             keys = (*(keys or ()), task_salt(adaptation))
         return keys, next_mm_idx
 
     extra_keys.salts_by_task = True  # type: ignore[attr-defined]
     kv_cache_utils.generate_block_hash_extra_keys = extra_keys
+
+
+def _task_of(request: Any) -> TaskRequest:
+    """Read once, and kept on vLLM's request: it is asked for with every block. Read again if a
+    session that goes on has other parameters."""
+    params = request.pooling_params or request.sampling_params
+    read = getattr(request, KEPT, None)
+    if read is None or read[0] is not params:
+        read = params, TaskRequest.of(params)
+        setattr(request, KEPT, read)
+    return read[1]
 
 
 def task_salt(adaptation: Adaptation) -> tuple[str, str, str, int]:
