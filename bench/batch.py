@@ -53,10 +53,14 @@ def through_files(engine: BatchEngine, path: Path) -> float:
 
 def alone(engine: BatchEngine, prompts: list[list[int]]) -> float:
     """Rows per second of the same prompts in one call of the engine."""
+    from vllm import PoolingParams
+
+    first = engine.requests(engine.groups[0])[0]
+    params = PoolingParams(task="classify", extra_kwargs=first.asked.extra_kwargs())
     start = time.perf_counter()
     engine.llm.reset_prefix_cache()
     inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-    engine.llm.encode(inputs, engine.params[0], pooling_task="classify", use_tqdm=False)
+    engine.llm.encode(inputs, params, pooling_task="classify", use_tqdm=False)
     return len(prompts) / (time.perf_counter() - start)
 
 

@@ -1,15 +1,22 @@
 """Classification, as one path: prompts, label scores, probabilities. Knows no HTTP and no vLLM."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from api.classify.encoder import Encoded, PromptEncoder
-from api.classify.engine import LabelEngine, TokenScores, group_requests, trie_scores
-from api.classify.groups import Group, grouped
+from api.classify.engine import (
+    GroupRequest,
+    LabelEngine,
+    TokenScores,
+    group_requests,
+    trie_scores,
+)
+from api.classify.groups import Group, grouped, parted
 from api.classify.threads import EncoderThreads
 from api.classify.together import all_or_none
 from api.observe.context import name_request
@@ -57,32 +64,39 @@ class Classifier:
         All requests are with the engine together, a text's side by side: what their prompts share
         is computed once.
         """
-        prompts = await self.encoder.encode(tasks, texts, truncate)
-        if all_fit:
-            _refuse_too_long(prompts)
-        groups = self._groups(tasks, adapted)
-        answered = await all_or_none(
-            self._score([tasks[place] for place in group], row[group[0]], adapted)
-            for row in prompts
-            for group in groups
-        )
-        return [
-            _placed(groups, answered[start : start + len(groups)])
-            for start in range(0, len(answered), len(groups))
-        ]
+        prompts = await self.encoder.encode(tasks, texts, truncate, all_fit)
+        groups = self._groups(tasks, self.encoder.prompts.key, adapted)
 
-    def requests(self, tasks: Sequence[Task], adapted: bool) -> int:
-        """How often the engine is asked about a text: once for each node of a task's label trie,
-        and for tasks that share a prompt once for all of them, as far as one request holds them."""
+        @cache
+        def requests(group: Group) -> list[GroupRequest]:
+            return group_requests([tasks[place] for place in group], adapted)
+
+        async def of_text(row: list[Encoded]) -> list[Outcome]:
+            parts = parted(groups, row)
+            answered = await all_or_none(
+                self._score([tasks[place] for place in part], requests(part), row[part[0]], adapted)
+                for part in parts
+            )
+            return _placed(parts, answered)
+
+        return await all_or_none(map(of_text, prompts))
+
+    def requests(self, tasks: Sequence[Task], adapted: bool, truncate: bool) -> int:
+        """How often the engine is asked about a text at most: once for each node of a task's label
+        trie, and for tasks that share a prompt once for all of them, as far as one request holds
+        them. Tasks that cut a text may not share what they leave of it."""
+        prompts = self.encoder.prompts
+        groups = self._groups(tasks, prompts.cut_key if truncate else prompts.key, adapted)
         return sum(
-            len(group_requests([tasks[place] for place in group], adapted))
-            for group in self._groups(tasks, adapted)
+            len(group_requests([tasks[place] for place in group], adapted)) for group in groups
         )
 
-    def _groups(self, tasks: Sequence[Task], adapted: bool) -> list[Group]:
+    def _groups(
+        self, tasks: Sequence[Task], key: Callable[[Task], Hashable], adapted: bool
+    ) -> list[Group]:
         return grouped(
             tasks,
-            self.encoder.prompts,
+            key,
             alone=lambda task: adapted and (task.adapts or self._refusal(task) is not None),
         )
 
@@ -94,14 +108,16 @@ class Classifier:
             return error
         return None
 
-    async def _score(self, tasks: list[Task], prompt: Encoded, adapted: bool) -> list[Outcome]:
+    async def _score(
+        self, tasks: list[Task], requests: list[GroupRequest], prompt: Encoded, adapted: bool
+    ) -> list[Outcome]:
         """What a group's tasks answer to one prompt."""
         if isinstance(prompt, TextTooLongError):
             return [prompt] * len(tasks)
         if adapted and (refusal := self._refusal(tasks[0])) is not None:  # then it is alone
             return [refusal]
         name_request([task.name for task in tasks])
-        scores = await trie_scores(self.engine, tasks, prompt, adapted)
+        scores = await trie_scores(self.engine, requests, prompt)
         return _read_out(tasks, scores, len(prompt), adapted)
 
 
@@ -119,12 +135,6 @@ def _read_out(
             outcomes.append(Scored(probabilities, prompt_tokens, cached))
             cached = prompt_tokens  # nothing was computed for the next one
     return outcomes
-
-
-def _refuse_too_long(prompts: list[list[Encoded]]) -> None:
-    for prompt in chain.from_iterable(prompts):
-        if isinstance(prompt, TextTooLongError):
-            raise prompt
 
 
 def _placed(groups: list[Group], answered: list[list[Outcome]]) -> list[Outcome]:

@@ -15,7 +15,6 @@ class PromptKey(NamedTuple):
 
     head: str
     tail: str
-    limit: int
 
 
 class PromptEncoder:
@@ -29,8 +28,12 @@ class PromptEncoder:
         self.max_model_len = max_model_len
 
     def key(self, task: Task) -> PromptKey:
-        """Tasks with equal keys have equal prompts, whatever the text."""
-        return PromptKey(task.spec.prompt.head, task.spec.prompt.tail, self._limit(task))
+        """Tasks with equal keys have equal prompts, for a text that fits each."""
+        return PromptKey(task.spec.prompt.head, task.spec.prompt.tail)
+
+    def cut_key(self, task: Task) -> tuple[PromptKey, int]:
+        """Tasks with equal keys have equal prompts, also for a text that is cut."""
+        return self.key(task), self._limit(task)
 
     def encode(self, task: Task, text: str, truncate: bool) -> list[int]:
         """Prompt token ids, leaving room for the longest label path.
@@ -54,27 +57,29 @@ class PromptEncoder:
 
     def encode_all(self, task: Task, texts: list[str], truncate: bool) -> list[Encoded]:
         """As `encode` for many texts, tokenised together; an error in the place of its text."""
-        if not texts:
-            return []
-        limit = self._limit(task)
-        prompts = [task.spec.prompt.render(text) for text in texts]
-        return [
-            ids if len(ids) <= limit else self.encode_or_error(task, text, truncate)
-            for text, ids in zip(texts, self.tokenizer.ids(prompts), strict=True)
-        ]
+        return [prompt for (prompt,) in self.encode_for([task], texts, truncate)]
 
     def encode_for(
         self, tasks: Sequence[Task], texts: list[str], truncate: bool
     ) -> list[list[Encoded]]:
-        """As `encode_all` by several tasks, [texts][tasks]; once for those with equal prompts."""
-        keys = [self.key(task) for task in tasks]
+        """As `encode_all` by several tasks, [texts][tasks]; one object for equal prompts."""
+        if not texts:
+            return []
+        whole = {
+            key: self.tokenizer.ids([task.spec.prompt.render(text) for text in texts])
+            for key, task in {self.key(task): task for task in tasks}.items()
+        }
+        keys = [self.cut_key(task) for task in tasks]
         made = {
-            key: self.encode_all(task, texts, truncate)
-            for key, task in dict(zip(keys, tasks, strict=True)).items()
+            (key, limit): [
+                ids if len(ids) <= limit else self._encode_or_error(task, text, truncate)
+                for text, ids in zip(texts, whole[key], strict=True)
+            ]
+            for (key, limit), task in dict(zip(keys, tasks, strict=True)).items()
         }
         return [[made[key][row] for key in keys] for row in range(len(texts))]
 
-    def encode_or_error(self, task: Task, text: str, truncate: bool) -> Encoded:
+    def _encode_or_error(self, task: Task, text: str, truncate: bool) -> Encoded:
         """As `encode`, with an error in place of a text that does not fit."""
         try:
             return self.encode(task, text, truncate)

@@ -165,15 +165,14 @@ class LabelEngine(Protocol):
 
 
 async def trie_scores(
-    engine: LabelEngine, tasks: Sequence[Task], prompt: list[int], adapted: bool
+    engine: LabelEngine, requests: Sequence[GroupRequest], prompt: list[int]
 ) -> list[TokenScores]:
     """Each task's log-softmaxes of its label trie after a prompt, node by node, and the scores of
-    its label rows. The tasks are a group, as `group_requests` has it.
+    its label rows. The requests are those of a group.
 
     All is asked at once: whichever request the engine begins with, the others find the prompt's
     cached prefix, also in the same step.
     """
-    requests = group_requests(tasks, adapted)
     answers = await all_or_none(
         engine.token_scores([*prompt, *request.path], request.asked) for request in requests
     )

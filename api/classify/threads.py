@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from threading import Event
 
-from api.classify.encoder import Encoded, PromptEncoder, PromptKey
+from api.classify.encoder import Encoded, PromptEncoder
+from ifedicl_serve.errors import TextTooLongError
 from ifedicl_serve.tasks.task import Task
 
 ENCODERS = 4  # requests tokenised at once
+TEXTS_AT_ONCE = 64  # of a request, before it looks whether anybody still waits
 
 
 class EncoderThreads:
@@ -20,15 +23,15 @@ class EncoderThreads:
         self._threads = ThreadPoolExecutor(ENCODERS, thread_name_prefix="ifedicl-encode")
 
     async def encode(
-        self, tasks: Sequence[Task], texts: list[str], truncate: bool
+        self, tasks: Sequence[Task], texts: list[str], truncate: bool, all_fit: bool
     ) -> list[list[Encoded]]:
-        """The texts' prompts, [texts][tasks], each made once for all tasks whose prompts are equal.
+        """As `PromptEncoder.encode_for`; with `all_fit` the first TextTooLongError is raised.
 
         Cancelled, it ends only when the thread has: what a thread still works on counts as in
         flight.
         """
         dropped = Event()
-        work = self._threads.submit(self._encode, tasks, texts, truncate, dropped)
+        work = self._threads.submit(self._encode, tasks, texts, truncate, all_fit, dropped)
         encoding = asyncio.wrap_future(work)
         try:
             return await asyncio.shield(encoding)
@@ -39,16 +42,25 @@ class EncoderThreads:
             raise
 
     def _encode(
-        self, tasks: Sequence[Task], texts: list[str], truncate: bool, dropped: Event
+        self,
+        tasks: Sequence[Task],
+        texts: list[str],
+        truncate: bool,
+        all_fit: bool,
+        dropped: Event,
     ) -> list[list[Encoded]]:
-        keys = [self.prompts.key(task) for task in tasks]
         prompts: list[list[Encoded]] = []
-        for text in texts:
-            made: dict[PromptKey, Encoded] = {}
-            for key, task in zip(keys, tasks, strict=True):
-                if dropped.is_set():
-                    return prompts
-                if key not in made:
-                    made[key] = self.prompts.encode_or_error(task, text, truncate)
-            prompts.append([made[key] for key in keys])
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            if dropped.is_set():
+                break
+            some = self.prompts.encode_for(tasks, texts[start : start + TEXTS_AT_ONCE], truncate)
+            if all_fit:
+                _refuse_too_long(some)
+            prompts += some
         return prompts
+
+
+def _refuse_too_long(prompts: list[list[Encoded]]) -> None:
+    for prompt in chain.from_iterable(prompts):
+        if isinstance(prompt, TextTooLongError):
+            raise prompt

@@ -45,7 +45,7 @@ async def classify(
     refuse_too_many(found, len(body.texts))
     served = [task for task in found.values() if isinstance(task, Task)]
     current_request().about([task.name for task in served], len(body.texts))
-    with admission.hold(len(body.texts) * classifier.requests(served, body.adapted)):
+    with admission.hold(len(body.texts) * classifier.requests(served, body.adapted, body.truncate)):
         work = ask(found, tasks, classifier, body)
         answers = await answer_in_time(work, request, options.seconds(body.timeout))
     refuse_unanswered(answers, body)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from api.classify.engine import GroupRequest, LabelEngine, group_requests, scores_of_tasks
+from api.classify.engine import GroupRequest, LabelEngine, group_requests, trie_scores
 from api.classify.together import all_or_none
 from api.limits.admission import STOPPING, Admission
 from ifedicl_serve.errors import DrainingError
@@ -55,11 +55,7 @@ class FeatureReader:
     async def _row(
         self, task: Task, requests: Sequence[GroupRequest], prompt: list[int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        answers = await all_or_none(
-            self.engine.token_scores([*prompt, *request.path], request.asked)
-            for request in requests
-        )
-        (scores,) = scores_of_tasks(requests, answers)
+        (scores,) = await trie_scores(self.engine, requests, prompt)
         assert scores.hidden is not None  # it was asked for
         return task.trie.log_probs(scores.log_probs), scores.hidden
 

@@ -66,7 +66,7 @@ class FakeClient:
 
 def ask_many(tasks, adapted=True):
     client = FakeClient()
-    scores = asyncio.run(trie_scores(PoolingEngine(client), tasks, PROMPT, adapted))
+    scores = asyncio.run(trie_scores(PoolingEngine(client), group_requests(tasks, adapted), PROMPT))
     return client.asked, scores
 
 
@@ -210,7 +210,7 @@ def test_what_tasks_share_of_a_text_is_each_keys_own(make):
     async def salts(tenant):
         enter_request(RequestContext(tenant=tenant))
         client = FakeClient()
-        await trie_scores(PoolingEngine(client), [task], PROMPT, True)
+        await trie_scores(PoolingEngine(client), group_requests([task]), PROMPT)
         return set(client.salts)
 
     of_each = [asyncio.run(salts(tenant)) for tenant in ("", "one", "another", "one")]

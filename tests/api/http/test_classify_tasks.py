@@ -105,11 +105,30 @@ def test_unadapted_all_with_one_prompt_are_one_request(client, engine):
 
 
 def test_a_prompt_is_tokenised_once_for_all_that_have_it(client, app, monkeypatch):
-    encoder, made = app.state.ifedicl_classifier.encoder.prompts, []
-    encode = encoder.encode
-    monkeypatch.setattr(encoder, "encode", lambda *asked: made.append(asked) or encode(*asked))
-    ask(client, ["all", "other", "tail", "base", "mood"])
+    tokenizer, made = app.state.ifedicl_classifier.encoder.prompts.tokenizer, []
+    ids = tokenizer.ids
+    monkeypatch.setattr(tokenizer, "ids", lambda prompts: made.extend(prompts) or ids(prompts))
+    ask(client, ["all", "other", "tail", "base", "mood", "topics"])
     assert len(made) == 2 * len(TEXTS)
+
+
+def test_labels_of_other_lengths_part_tasks_only_where_a_text_fits_no_more(
+    client, engine, registry, tokenizer
+):
+    """The longest label of `topics` leaves a token less than that of `base` and `mood`."""
+    names = ["base", "mood", "topics"]
+    long = " good" * (MAX_MODEL_LEN - len(token_ids(tokenizer, TOPIC.render(""))))
+    of_topics = nodes(registry, "topics")
+    for text, truncate, requests in [
+        ("no", False, of_topics),
+        (long, False, 1),
+        (long, True, 1 + of_topics),
+    ]:
+        engine.prompts.clear()
+        answer = ask(client, names, text, truncate=truncate)
+        assert len(engine.prompts) == requests
+        own = [name for name in names if name not in {task for _, task, _ in lost(answer)}]
+        assert kept(answer, *own) == by_text(alone(client, n, text, truncate=truncate) for n in own)
 
 
 def test_a_shared_computation_is_the_first_ones_and_cached_for_the_others(client):

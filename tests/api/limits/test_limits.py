@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from api.classify.classifier import Classifier
+from api.classify.threads import TEXTS_AT_ONCE
 from api.classify.together import all_or_none
 from api.limits.admission import MAX_RETRY_AFTER_S, Admission
 from api.vllm.drain import drain_before_shutdown
@@ -171,21 +172,22 @@ def test_the_first_error_cancels_what_is_lost_with_it():
     assert dropped == [True, True]
 
 
-def test_a_cancelled_request_ends_with_the_text_being_tokenised_and_frees_its_thread(registry):
+def test_a_cancelled_request_ends_with_the_texts_being_tokenised_and_frees_its_thread(registry):
     encoded, go = [], threading.Event()
+    texts = [str(number) for number in range(2 * TEXTS_AT_ONCE)]
 
     class Prompts:
         def key(self, task):
             return task.name
 
-        def encode_or_error(self, task, text, truncate):
-            encoded.append(text)
+        def encode_for(self, tasks, texts, truncate):
+            encoded.extend(texts)
             go.wait()
-            return [1, 2, 3]
+            return [[[1, 2, 3]]] * len(texts)
 
     async def cancelled() -> bool:
         working = asyncio.create_task(
-            Classifier(FakeEngine(), Prompts()).classify([registry.get("sst2")], ["one", "two"])
+            Classifier(FakeEngine(), Prompts()).classify([registry.get("sst2")], texts)
         )
         while not encoded:
             await asyncio.sleep(0.001)
@@ -197,7 +199,7 @@ def test_a_cancelled_request_ends_with_the_text_being_tokenised_and_frees_its_th
         return in_flight and working.cancelled()
 
     assert asyncio.run(cancelled())
-    assert encoded == ["one"]
+    assert encoded == texts[:TEXTS_AT_ONCE] != texts
 
 
 # -- clients that hang up or are slow
