@@ -2,12 +2,14 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.classify.classifier import Scored
+from api.access.allowed import VisibleTasks
+from api.classify.classifier import Classifier, Scored
 from api.errors import TaskRoute, status_of
 from api.http.answer import answer
 from api.http.answers import AllAnswers, ask, refuse_unanswered
 from api.http.asked import find_tasks, refuse_too_many
 from api.http.dependencies import ERRORS, AdmissionDep, ClassifierDep, Options, Tasks
+from api.limits.admission import Admission
 from api.limits.deadline import answer_in_time
 from api.observe import metrics
 from api.observe.context import current_request
@@ -41,16 +43,22 @@ async def classify(
     has an error in its place if there is none; if there is no result at all, the answer is one of
     those errors: the first of the highest status.
     """
+    work = _answers(body, tasks, classifier, admission)
+    answers = await answer_in_time(work, request, options.seconds(body.timeout))
+    refuse_unanswered(answers, body)
+    _count(answers, body.adapted)
+    return answer(answers, body)
+
+
+async def _answers(
+    body: ClassifyRequest, tasks: VisibleTasks, classifier: Classifier, admission: Admission
+) -> AllAnswers:
     found = await find_tasks(tasks, body)
     refuse_too_many(found, len(body.texts))
     served = [task for task in found.values() if isinstance(task, Task)]
     current_request().about([task.name for task in served], len(body.texts))
     with admission.hold(len(body.texts) * classifier.requests(served, body.adapted, body.truncate)):
-        work = ask(found, tasks, classifier, body)
-        answers = await answer_in_time(work, request, options.seconds(body.timeout))
-    refuse_unanswered(answers, body)
-    _count(answers, body.adapted)
-    return answer(answers, body)
+        return await ask(found, tasks, classifier, body)
 
 
 def _count(answers: AllAnswers, adapted: bool) -> None:

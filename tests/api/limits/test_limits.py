@@ -141,6 +141,15 @@ def test_a_request_that_is_late_is_504_and_the_engine_drops_it(app, client, engi
     assert app.state.ifedicl_admission.requests == 0
 
 
+def test_tasks_that_are_not_found_in_time_are_504_too(client, monkeypatch):
+    async def never(tasks, name):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("api.http.asked.find_task", never)
+    response = client.post("/v1/classify", json={**TWO, "timeout": 0.05})
+    assert error_of(response, 504)["message"].startswith("not answered within 0.05 seconds; ")
+
+
 @pytest.mark.parametrize("timeout", [0, -1, "soon"])
 def test_a_timeout_is_a_number_above_zero(client, timeout):
     assert error_of(client.post("/v1/classify", json={**TWO, "timeout": timeout}), 422)
