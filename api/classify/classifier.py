@@ -88,7 +88,9 @@ class Classifier:
         prompts = self.encoder.prompts
         groups = self._groups(tasks, prompts.cut_key if truncate else prompts.key, adapted)
         return sum(
-            len(group_requests([tasks[place] for place in group], adapted)) for group in groups
+            self.engine.requests(request.asked)
+            for group in groups
+            for request in group_requests([tasks[place] for place in group], adapted)
         )
 
     def _groups(

@@ -159,6 +159,10 @@ class LabelEngine(Protocol):
         """Raises InputError for a task that this engine cannot answer, before anything is asked."""
         ...
 
+    def requests(self, request: TaskRequest) -> int:
+        """How many engine requests `token_scores` makes of one."""
+        ...
+
     async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> list[TokenScores]:
         """What each readout of `request` asks for, after `prompt_ids`."""
         ...
@@ -188,6 +192,10 @@ class PoolingEngine:
     def refuse(self, task: Task) -> None:
         """It answers every task."""
 
+    def requests(self, request: TaskRequest) -> int:
+        """One for all readouts."""
+        return 1
+
     async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> list[TokenScores]:
         from vllm import PoolingParams
 
@@ -216,20 +224,20 @@ class GenerationEngine:
                 "that was started with --runner pooling"
             )
 
-    async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> list[TokenScores]:
-        from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as most
+    def requests(self, request: TaskRequest) -> int:
+        """One for as many tokens as vLLM reports at once."""
+        return len(_token_parts(request))
 
+    async def token_scores(self, prompt_ids: list[int], request: TaskRequest) -> list[TokenScores]:
         if any(readout.hidden_size for readout in request.readouts):
             raise InputError(
                 "this server generates, and tasks are made on one that was started with --runner "
                 "pooling; send the examples there"
             )
-        wanted = dict.fromkeys(chain(*(readout.label_token_ids for readout in request.readouts)))
-        tokens, unread = list(wanted), replace(request, readouts=())
-        parts = [tokens[start : start + most] for start in range(0, len(tokens), most)]
+        parts, unread = _token_parts(request), replace(request, readouts=())
         scored = await all_or_none(self._generate(prompt_ids, unread, part) for part in parts)
         log_probs = np.concatenate([part for part, _ in scored])
-        among_all = dict(zip(tokens, log_probs, strict=True))
+        among_all = dict(zip(chain(*parts), log_probs, strict=True))
         cached = min(cached for _, cached in scored)
         return [_among(readout, among_all, cached) for readout in request.readouts]
 
@@ -255,6 +263,14 @@ class GenerationEngine:
             first = completion.logprobs[0]
             log_probs = np.array([first[token].logprob for token in token_ids], dtype=np.float32)
         return log_probs, result.num_cached_tokens or 0
+
+
+def _token_parts(request: TaskRequest) -> list[list[int]]:
+    """The label tokens of all readouts, each once, as many together as vLLM reports at once."""
+    from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as most
+
+    tokens = list(dict.fromkeys(chain(*(of.label_token_ids for of in request.readouts))))
+    return [tokens[start : start + most] for start in range(0, len(tokens), most)]
 
 
 def _among(

@@ -43,6 +43,9 @@ class FakeEngine:
     def refuse(self, task):
         pass
 
+    def requests(self, request):
+        return 1
+
     async def token_scores(self, prompt_ids, request):
         self.prompts.append(prompt_ids)
         try:
