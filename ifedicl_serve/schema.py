@@ -176,14 +176,16 @@ class TaskError(BaseModel):
 
 class PromptTokensDetails(BaseModel):
     """How many prompt tokens were not computed for the result that they are of: they were in the
-    prefix cache, or computed for another result of the same request."""
+    prefix cache, or computed for another result of the same request. Each as the result's first
+    engine request found the prompt; requests for further nodes of a label trie are not counted."""
 
     cached_tokens: int
 
 
 class Usage(BaseModel):
     """Tokens of all results, as OpenAI counts them: each has its whole prompt, also where several
-    tasks share one. Computed were `prompt_tokens` less the cached ones."""
+    tasks share one. Computed were `prompt_tokens` less the cached ones, beside what further nodes
+    of a label trie take."""
 
     prompt_tokens: int
     total_tokens: int

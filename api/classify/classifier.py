@@ -120,22 +120,34 @@ class Classifier:
             return [refusal]
         name_request([task.name for task in tasks])
         scores = await trie_scores(self.engine, requests, prompt)
-        return _read_out(tasks, scores, len(prompt), adapted)
+        return _read_out(tasks, requests, scores, len(prompt), adapted)
 
 
 def _read_out(
-    tasks: list[Task], scores: list[TokenScores], prompt_tokens: int, adapted: bool
+    tasks: list[Task],
+    requests: list[GroupRequest],
+    scores: list[TokenScores],
+    prompt_tokens: int,
+    adapted: bool,
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    cached = scores[0].cached_tokens
-    for task, of_task in zip(tasks, scores, strict=True):
+    answered_by = {
+        node.task: number
+        for number, request in enumerate(requests)
+        for node in request.nodes
+        if node.node == 0
+    }
+    told: set[int] = set()  # requests whose computing a result has told of
+    for place, (task, of_task) in enumerate(zip(tasks, scores, strict=True)):
         try:
             probabilities = task.read_out(of_task.log_probs, of_task.row_scores, adapted)
         except TaskUnavailableError as error:
             outcomes.append(error)
         else:
+            first = answered_by[place] not in told
+            cached = of_task.cached_tokens if first else prompt_tokens
             outcomes.append(Scored(probabilities, prompt_tokens, cached))
-            cached = prompt_tokens  # nothing was computed for the next one
+            told.add(answered_by[place])
     return outcomes
 
 

@@ -153,6 +153,13 @@ def test_as_many_engine_requests_are_admitted_as_are_made(
     assert held == [len(engine.prompts)]
 
 
+def test_each_engine_request_of_a_group_tells_what_it_found_cached(client, engine, monkeypatch):
+    monkeypatch.setattr("api.classify.engine.MAX_READOUTS", 2)
+    answer = ask(client, ["base", "mood", "topics"], "no")
+    cached = 2 * CACHED_TOKENS + answer["data"][0]["prompt_tokens"]
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": cached}
+
+
 # -- errors in their places
 
 
