@@ -41,7 +41,9 @@ class Client:
     - `max_retries`: how often it is sent again after 429, 502, 503, 504 or a broken connection;
       after as many seconds as the server's Retry-After says, else after 0.5 s, then twice that
       each time up to 30 s, less a random share.
-    - `batch_size`: texts per request; more are sent in several, one after the other.
+    - `batch_size`: texts per request; more are sent in several, one after the other. Fewer are
+      sent at once to a list of so many tasks that the server would refuse the results. How many
+      "*" stands for is not known here: if it is refused for that, choose a smaller one.
     - `http_client`: for own certificates, proxies or limits. It may serve several clients, so it
       is not changed, and stays open for its owner to close (OpenAI's client closes it).
 
