@@ -5,6 +5,7 @@ from a draft to a task that serves. A job cancelled or killed anywhere on it lea
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
@@ -209,7 +210,9 @@ def _outcome(job: Job, made: Made | BaseException) -> dict[str, Any]:
         return {"status": "cancelled"}
     if isinstance(made, IFedICLError):
         return {"status": "failed", "error": error_info(made)}
-    logger.error("job %s failed", job.id, exc_info=made)
+    where = "".join(traceback.format_tb(made.__traceback__))
+    # Without its message, which may hold a text.
+    logger.error("Job %s failed of %s at\n%s", job.id, type(made).__name__, where)
     return {"status": "failed", "error": DEFECT}
 
 

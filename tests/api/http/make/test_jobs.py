@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -9,6 +10,7 @@ import pytest
 
 from api.making import jobs as module
 from api.making.features import AT_ONCE_BESIDE
+from api.options import ServeOptions
 from ifedicl_serve.fitting.task import fit_task
 from ifedicl_serve.schema_jobs import FINAL
 from ifedicl_serve.tasks.registry import TaskRegistry
@@ -180,12 +182,18 @@ def test_a_folder_that_cannot_be_written_refuses_before_anything_is_read(
     left_nothing(client, folder)
 
 
-def test_what_fails_in_a_job_is_told_and_logged_without_its_content(client, folder, monkeypatch):
+def test_what_fails_in_a_job_is_told_and_logged_without_its_content(
+    client, folder, monkeypatch, caplog
+):
+    said = "what a text says"
+
     def fail(*arguments):
-        raise ValueError("secret")
+        raise ValueError(said)
 
     monkeypatch.setattr(module, "fit_task", fail)
     error = error_of(create(client, wait=True), 500)
+    assert "failed of ValueError at" in caplog.text and "in fail" in caplog.text
+    assert said not in caplog.text
     assert error["message"] == "this is a defect of the server; its log says more about the job"
     left_nothing(client, folder)
 
@@ -208,8 +216,9 @@ def test_beside_classifications_a_job_is_a_small_batch(client, app, engine):
     with app.state.ifedicl_admission.hold(1):
         job_id = create(client).json()["id"]
         until(client, job_id, "reading")
-        while not engine.prompts:
-            pass
+        while len(engine.prompts) < AT_ONCE_BESIDE:
+            time.sleep(0.005)
+        job_of(client, job_id)  # the event loop has come round since, and nothing was added
         assert len(engine.prompts) == AT_ONCE_BESIDE
         engine.held = False
         until(client, job_id, "done")
@@ -221,7 +230,9 @@ def test_waiting_ends_with_the_servers_timeout_and_the_job_goes_on(
     engine = FakeEngine()
     engine.held = True
     monkeypatch.setenv("IFEDICL_ADMIN_KEY", ADMIN_KEY)
-    app = application(registry, tokenizer, engine, request_timeout=0.05)
+    # Of waiting alone: the body has its own time to come.
+    monkeypatch.setattr(ServeOptions, "seconds", lambda self, wanted: 0.05)
+    app = application(registry, tokenizer, engine)
     with running(app) as client:
         client.headers.update(bearer(ADMIN_KEY))
         response = create(client, wait=True)
