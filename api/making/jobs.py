@@ -63,11 +63,10 @@ class Jobs:
 
     def __init__(self, store: JobStore, reader: FeatureReader, editor: TaskEditor) -> None:
         self.store, self.reader, self.editor = store, reader, editor
-        self._first_come = asyncio.Lock()
         self._running: set[asyncio.Task[Job]] = set()  # a task must be held
         # Threads of our own, so that none waits for another kind of work.
         self._drafting = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-draft")
-        self._fitting = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-fit")
+        self._making = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-make")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-jobs")
 
     async def draft(
@@ -134,29 +133,33 @@ class Jobs:
 
     async def _make(self, draft: Draft, told: "Told") -> Made:
         """The path: examples read, a task fitted to them, and written."""
-        async with self._turn(), _in_time():
+        async with self._turn(told.job.id), _in_time():
             await told.at("reading", 0.0)
             features = await self.reader.read(draft.task, draft.prompts, told.read)
             await told.at("fitting", READ)
             rows = features, draft.labels, draft.folds
-            fitted = await _in(self._fitting, fit_task, *rows, draft.rungs)
+            # Until the thread has ended: the next job would only wait for it.
+            fitted = await _to_its_end(_in(self._making, fit_task, *rows, draft.rungs))
             report = report_of(draft, fitted)
             await told.at("writing", FITTED)
             return Made(await self._written(draft, fitted), report)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        async with self._first_come:
-            while True:
-                with self.store.turn() as ours:
-                    if ours:
-                        yield
-                        return
+    async def _turn(self, job_id: str) -> AsyncIterator[None]:
+        with ExitStack() as held:
+            while not await self._takes_turn(job_id, held):
+                held.close()
                 await asyncio.sleep(POLL_S)
+            yield
+
+    async def _takes_turn(self, job_id: str, held: ExitStack) -> bool:
+        """To its end, or a turn would be taken that nobody gives up."""
+        turn = self.store.turn(job_id)
+        return await _to_its_end(self.in_files(held.enter_context, turn))
 
     async def _written(self, draft: Draft, fitted: FittedTask) -> Task:
         """The task, which serves. It is too late to cancel this: half of it is never there."""
-        writing = asyncio.ensure_future(self.in_files(self._put, draft, fitted))
+        writing = asyncio.ensure_future(_in(self._making, self._put, draft, fitted))
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -171,7 +174,7 @@ class Jobs:
         return task
 
     async def _stopped(self, job_id: str) -> None:
-        while not self.store.is_stopped(job_id):
+        while not await self.in_files(self.store.is_stopped, job_id):
             await asyncio.sleep(POLL_S)
 
 
@@ -225,6 +228,20 @@ DEFECT = ErrorInfo(
 
 async def _in(threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+
+async def _to_its_end(work: Awaitable[T]) -> T:
+    """What a thread returns. Cancelled, it ends only when the thread has."""
+    working = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not working.done():
+        try:
+            await asyncio.wait([working])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return working.result()
 
 
 @asynccontextmanager

@@ -106,11 +106,14 @@ class JobStore:
         return self._stop(job_id).exists()
 
     @contextmanager
-    def turn(self) -> Iterator[bool]:
-        """Whether it is this process's turn to run a job, which it is until the block ends."""
+    def turn(self, job_id: str) -> Iterator[bool]:
+        """Whether it is this job's turn to run, which it is until the block ends: no other runs,
+        and no older one waits."""
         handle = os.open(self.folder / "turn.lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            yield _locked(handle, fcntl.LOCK_EX)
+            yield _locked(handle, fcntl.LOCK_EX) and not any(
+                older < job_id and self._is_owned(older) for older in self._ids()
+            )
         finally:
             os.close(handle)
 

@@ -45,6 +45,24 @@ def stop(client, job_id):
     assert response.status_code == 202, response.text
 
 
+def stop_and_cancel(client, app, job_id):
+    """And its owner has cancelled it."""
+    store, seen = app.state.ifedicl_jobs.store, Event()
+    is_stopped = store.is_stopped
+
+    def see(asked_of):
+        stopped = is_stopped(asked_of)
+        if stopped:
+            seen.set()
+        return stopped
+
+    store.is_stopped = see
+    stop(client, job_id)
+    seen.wait()
+    for _ in range(3):  # each is several rounds of the event loop, and that is two
+        job_of(client, job_id)
+
+
 def left_nothing(client, folder):
     assert client.get("/v1/tasks/team-banking").status_code == 404
     assert not (folder / "team-banking").exists()
@@ -117,16 +135,39 @@ def fitting(monkeypatch):
         return fit_task(*arguments)
 
     monkeypatch.setattr(module, "fit_task", fit)
-    yield begun
+    yield begun, over
     over.set()
 
 
-def test_a_job_stopped_while_it_fits_leaves_no_half_task(client, fitting, folder):
+def test_a_job_stopped_while_it_fits_leaves_no_half_task(client, app, fitting, folder):
     job_id = create(client).json()["id"]
-    until(client, job_id, "fitting")
-    stop(client, job_id)
+    begun, over = fitting
+    begun.wait()
+    stop_and_cancel(client, app, job_id)
+    waiting = create(client, "team-next").json()["id"]
+    assert job_of(client, waiting)["status"] == "queued"  # while the thread still fits
+    over.set()
     until(client, job_id, "cancelled")
+    until(client, waiting, "done")
     left_nothing(client, folder)
+
+
+def test_jobs_are_listed_while_one_writes(client, app, monkeypatch):
+    jobs, writing, over = app.state.ifedicl_jobs, Event(), Event()
+    put = jobs.editor.put
+
+    def slow_put(*arguments, **options):
+        writing.set()
+        over.wait()
+        return put(*arguments, **options)
+
+    monkeypatch.setattr(jobs.editor, "put", slow_put)
+    job_id = create(client).json()["id"]
+    writing.wait()
+    (job,) = client.get("/v1/jobs").json()["data"]
+    assert (job["id"], job["status"]) == (job_id, "writing")
+    over.set()
+    until(client, job_id, "done")
 
 
 def test_a_job_stopped_while_it_writes_is_done(client, app, folder, monkeypatch):
@@ -144,9 +185,12 @@ def test_a_job_stopped_while_it_writes_is_done(client, app, folder, monkeypatch)
 
 
 def test_who_waits_for_a_job_that_is_stopped_is_told(client, app, fitting, folder):
+    begun, over = fitting
+
     def stop_it():
-        fitting.wait()
-        app.state.ifedicl_jobs.store.stop(app.state.ifedicl_jobs.store.all()[0])
+        begun.wait()
+        stop_and_cancel(client, app, app.state.ifedicl_jobs.store.all()[0].id)
+        over.set()
 
     with ThreadPoolExecutor() as threads:
         threads.submit(stop_it)
