@@ -1,11 +1,12 @@
 """What is asked for, checked: a task that fits nothing yet, and its examples as the engine reads
 them. Their texts go no further than here."""
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,13 +41,16 @@ RUNGS: dict[str, Sequence[Rung]] = {
 }
 
 
+Prompt: TypeAlias = "array[int]"  # of 4 bytes a token: a job may wait for an hour
+
+
 @dataclass(frozen=True)
 class Draft:
     """A task as it is before anything is fitted: the model's own answers to its prompt; and of
     every example the prompt's tokens, label [rows] and fold [rows]."""
 
     task: Task
-    prompts: Sequence[list[int]]
+    prompts: Sequence[Prompt]
     labels: npt.NDArray[np.int_]
     folds: npt.NDArray[np.int_]
     rungs: Sequence[Rung]
@@ -155,14 +159,12 @@ def _prompt(body: CreateTaskRequest, like: Task | None, tokenizer: Any) -> Promp
     return PromptTemplate.of(TEMPLATE if body.template is None else body.template)
 
 
-def _prompts(
-    encoder: PromptEncoder, task: Task, texts: list[str], truncate: bool
-) -> list[list[int]]:
+def _prompts(encoder: PromptEncoder, task: Task, texts: list[str], truncate: bool) -> list[Prompt]:
     prompts = []
     for index, encoded in enumerate(encoder.encode_all(task, texts, truncate)):
         if isinstance(encoded, TextTooLongError):
             raise TextTooLongError(f"example {index}: {encoded}") from encoded
-        prompts.append(encoded)
+        prompts.append(array("i", encoded))
     return prompts
 
 

@@ -64,6 +64,7 @@ class Jobs:
     def __init__(self, store: JobStore, reader: FeatureReader, editor: TaskEditor) -> None:
         self.store, self.reader, self.editor = store, reader, editor
         self._running: set[asyncio.Task[Job]] = set()  # a task must be held
+        self._drafts = 0  # in work
         # Threads of our own, so that none waits for another kind of work.
         self._drafting = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-draft")
         self._making = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-make")
@@ -72,8 +73,15 @@ class Jobs:
     async def draft(
         self, body: CreateTaskRequest, like: Task | None, encoder: PromptEncoder
     ) -> Draft:
-        """What is asked for, checked. Raises InputError or FolderError."""
-        return await _in(self._drafting, drafted, body, like, self.editor, encoder)
+        """What is asked for, checked, after the queue: nobody waits for texts to be tokenised that
+        cannot become a job. Raises InputError, or as `submit`."""
+        ahead = self._drafts
+        self._drafts += 1
+        try:
+            await self.in_files(self._refuse_crowded, body.name, ahead)
+            return await _in(self._drafting, drafted, body, like, self.editor, encoder)
+        finally:
+            self._drafts -= 1
 
     async def submit(self, draft: Draft) -> Submitted:
         """Begin a job. Raises OverloadedError if too many wait, FolderError if one for the same
@@ -97,22 +105,28 @@ class Jobs:
 
     def _admitted(self, job: Job) -> ExitStack:
         """What ends this process's ownership of it."""
+        with self.store.admitting():
+            self._refuse_crowded(job.task)
+            owned = ExitStack()
+            owned.enter_context(self.store.owning(job))
+            return owned
+
+    def _refuse_crowded(self, task: str, drafts: int = 0) -> None:
+        """Raise OverloadedError or FolderError if no job for `task` can be added to those there
+        are and will be of so many drafts."""
         waiting = [one for one in self.store.all() if one.status not in FINAL]
-        if len(waiting) >= MAX_QUEUED:
+        if len(waiting) + drafts >= MAX_QUEUED:
             raise OverloadedError(
-                f"{len(waiting)} jobs are waiting or running, which is the most; send the examples "
-                "again later",
+                f"{len(waiting) + drafts} jobs are waiting or running, which is the most; send the "
+                "examples again later",
                 QUEUED_RETRY_S,
             )
         for one in waiting:
-            if one.task == job.task:
+            if one.task == task:
                 raise FolderError(
-                    f"job {one.id} is making task {job.task!r}; wait for it, or stop it with "
+                    f"job {one.id} is making task {task!r}; wait for it, or stop it with "
                     "DELETE /v1/jobs/{id}"
                 )
-        owned = ExitStack()
-        owned.enter_context(self.store.owning(job))
-        return owned
 
     async def _run(self, job: Job, draft: Draft, owned: ExitStack) -> Job:
         """Make it unless it is stopped, and tell what became of it."""

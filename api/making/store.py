@@ -48,6 +48,18 @@ class JobStore:
         self.folder = tasks / FOLDER
 
     @contextmanager
+    def admitting(self) -> Iterator[None]:
+        """Nobody else adds a job until the block ends. Raises FolderError."""
+        with explained():
+            self.folder.mkdir(exist_ok=True)
+            handle = os.open(self.folder / "admission.lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
     def owning(self, job: Job) -> Iterator[None]:
         """Keep a job from now on, as this process's until the block ends.
 

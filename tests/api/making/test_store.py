@@ -1,6 +1,7 @@
 """Jobs as files: seen by everybody, and lost with the process that has them."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -138,3 +139,12 @@ def test_a_folder_that_takes_no_job_is_said_so(store, monkeypatch, number, kind)
         pass
     assert store.all() == []
     assert os.listdir(store.folder) == []
+
+
+def test_one_job_is_admitted_at_a_time(store, tmp_path):
+    with store.admitting():
+        handle = os.open(tmp_path / FOLDER / "admission.lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)

@@ -124,6 +124,28 @@ def test_a_queue_that_is_full_says_when_to_come_again(client, engine, monkeypatc
     until(client, first, "done")
 
 
+def test_a_request_beyond_the_bound_is_refused_before_its_texts_are_tokenised(
+    client, engine, monkeypatch
+):
+    """Counted with those that are still tokenised."""
+    begun, over = Event(), Event()
+    drafted = module.drafted
+
+    def slow(*arguments):
+        begun.set()
+        over.wait()
+        return drafted(*arguments)
+
+    monkeypatch.setattr(module, "MAX_QUEUED", 1)
+    monkeypatch.setattr(module, "drafted", slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(create, client, "team-a")
+        begun.wait()
+        error_of(create(client, "team-b"), 503)
+        over.set()
+    until(client, first.result().json()["id"], "done")
+
+
 @pytest.fixture
 def fitting(monkeypatch):
     """Fitting that goes on until the test ends."""
