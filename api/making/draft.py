@@ -1,9 +1,11 @@
 """What is asked for, checked: a task that fits nothing yet, and its examples as the engine reads
 them. Their texts go no further than here."""
 
+import logging
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,7 +21,14 @@ from ifedicl_serve.contract.problem import first_problem
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import CalibrationRecord, Label, TaskSpec
 from ifedicl_serve.contract.words import refuse_unclear, verbalize
-from ifedicl_serve.errors import DataError, InputError, PromptError, TextTooLongError
+from ifedicl_serve.errors import (
+    DataError,
+    FolderError,
+    InputError,
+    PromptError,
+    TaskNotFoundError,
+    TextTooLongError,
+)
 from ifedicl_serve.fitting.folds import folds_of
 from ifedicl_serve.fitting.rungs import BARE_RUNGS, Rung
 from ifedicl_serve.schema_jobs import (
@@ -28,8 +37,10 @@ from ifedicl_serve.schema_jobs import (
     CreateTaskRequest,
     LabelledText,
 )
-from ifedicl_serve.tasks.editor import TaskEditor
+from ifedicl_serve.tasks.editor import PlaceError, TaskEditor
 from ifedicl_serve.tasks.task import Task
+
+logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
 
 TEMPLATE = "Text: {text}\nLabel:"  # as `ifedicl calibrate`
 LEAST_EXAMPLES = 2  # of a label, or none is judged by what was fitted to another
@@ -70,7 +81,8 @@ def drafted(
     Raises InputError, FolderError for a name that is taken.
     """
     registry = editor.registry
-    editor.refuse_unsigned(body.name, body.replace)
+    with telling_no_others(body.name):
+        editor.refuse_unsigned(body.name, body.replace)
     try:
         labels = _labels(body, like)
         prompt = _prompt(body, like, registry.tokenizer)
@@ -107,6 +119,16 @@ def drafted(
         body.replace,
         _signs(body, registry.tokenizer),
     )
+
+
+@contextmanager
+def telling_no_others(name: str) -> Iterator[None]:
+    """Log what tells of other tasks or of the folder: who makes tasks may not know those."""
+    try:
+        yield
+    except (PlaceError, TaskNotFoundError) as error:
+        logger.warning("Task %r cannot be made: %s", name, error)
+        raise FolderError(f"the name {name!r} cannot be used; choose another") from None
 
 
 def _labels(body: CreateTaskRequest, like: Task | None) -> tuple[Label, ...]:

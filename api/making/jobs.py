@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from api.classify.encoder import PromptEncoder
 from api.errors import error_info
-from api.making.draft import Draft, drafted
+from api.making.draft import Draft, drafted, telling_no_others
 from api.making.features import FeatureReader
 from api.making.report import report_of
 from api.making.store import JobStore, new_id
@@ -182,9 +182,10 @@ class Jobs:
     def _put(self, draft: Draft, fitted: FittedTask) -> Task:
         files = artifact_files(made_spec(draft.spec, fitted), fitted.tensors)
         name = draft.spec.name
-        task, _ = self.editor.put(
-            name, files[TASK_FILE], files[VECTORS_FILE], replace=draft.replace
-        )
+        with telling_no_others(name):
+            task, _ = self.editor.put(
+                name, files[TASK_FILE], files[VECTORS_FILE], replace=draft.replace
+            )
         return task
 
     async def _stopped(self, job_id: str) -> None:
