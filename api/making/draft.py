@@ -43,7 +43,7 @@ from ifedicl_serve.tasks.task import Task
 logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
 
 TEMPLATE = "Text: {text}\nLabel:"  # as `ifedicl calibrate`
-LEAST_EXAMPLES = 2  # of a label, or none is judged by what was fitted to another
+LEAST_EXAMPLES = 2  # of a label, as one is never judged by what was fitted to another
 FEW_EXAMPLES = 8  # of a label: bench/results/trials.md has 32 rows of 4 labels
 RUNGS: dict[str, Sequence[Rung]] = {
     "auto": BARE_RUNGS,
@@ -168,7 +168,7 @@ def _refuse_unbalanced(counts: Counter[str], names: Sequence[str]) -> None:
             raise InputError(
                 f"label {name!r} has {counts[name] or 'no'} "
                 f"{'example' if counts[name] == 1 else 'examples'}, expected at least "
-                f"{LEAST_EXAMPLES}, as each is judged by what is fitted to others; add some, or "
+                f"{LEAST_EXAMPLES}, as one says nothing of how well others are told; add some, or "
                 "leave the label out"
             )
 
