@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
@@ -73,13 +73,22 @@ def measure_cells(
     """All that a table of cells does once it knows them: measure, keep, show. `ranks` are LoRA's;
     without there is no headline, which compares with it."""
     store = Store(args.json, {"model": Path(args.model).name, **settings}, args.resume)
-    fill(store, cells, ranks, run, args.jobs)
-    numbers = headline(store.results) if ranks else {}
-    store.write({"headline": numbers, "machine": machine(), "versions": versions()})
-    if args.json:
-        table = markdown(store.results)
-        args.json.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
+    numbers = tell(store, cells, ranks)
+    for cell in fill(store, cells, ranks, run, args.jobs):
+        numbers = tell(store, cells, ranks)
+        print(f"{len(store.results)} of {len(cells)}: {cell.key}", flush=True)
     show_headline(numbers)
+
+
+def tell(store: Store, cells: Sequence[Cell], ranks: Sequence[int]) -> dict[str, float]:
+    """The headline, written with the table of what there is by now: a run may be cut short."""
+    results = {cell.key: store.results[cell.key] for cell in cells if cell.key in store.results}
+    numbers = headline(results) if ranks else {}
+    store.write({"headline": numbers, "machine": machine(), "versions": versions()})
+    if store.path is not None:
+        table = markdown(results)
+        store.path.with_suffix(".md").write_text(f"{table}\n", encoding="utf-8")
+    return numbers
 
 
 def fill(
@@ -88,8 +97,9 @@ def fill(
     ranks: Sequence[int],
     run: Callable[[Cell, Rates], dict[str, Any]],
     jobs: int,
-) -> None:
-    """Measure what the store lacks, `jobs` at a time, each in a process; seed 0 first."""
+) -> Iterator[Cell]:
+    """Measure what the store lacks, `jobs` at a time, each in a process, seed 0 first; the cells as
+    they are done."""
     missing = [cell for cell in cells if cell.key not in store.results]
     tuning = [cell for cell in missing if cell.seed == 0]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -100,7 +110,7 @@ def fill(
             try:
                 for done in as_completed(asked):
                     store.add(asked[done].key, done.result())
-                    print(f"{len(store.results)} of {len(cells)}: {asked[done].key}", flush=True)
+                    yield asked[done]
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # else it runs all others before it is told
                 raise

@@ -1,13 +1,15 @@
 """The figures of bench/accuracy.py by hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.accuracy import FULL, plan
+from bench.common.store import Store
 from bench.ladder.cell import Spent, calibration_error
-from bench.ladder.cells import Cell, rates
+from bench.ladder.cells import Cell, rates, tell
 from bench.ladder.lora import RATES
 from bench.ladder.table import METHODS, headline, markdown, worst_below_cheap
 from calibration.ladder import PAPERS
@@ -85,6 +87,17 @@ def test_a_run_that_is_cut_short_has_something_of_everything():
     assert len({cell.key for cell in cells}) == len(cells)
     assert {cell.data for cell in cells[:12]} == {cell.data for cell in cells}
     assert all(cell.seed == 0 for cell in cells[:18])
+
+
+def test_what_there_is_by_now_has_its_table_in_the_order_of_the_plan(tmp_path):
+    """Cells are kept in the order in which they end."""
+    store = Store(tmp_path / "rungs.json", {}, resume=False)
+    for key in reversed(RESULTS):
+        store.add(key, RESULTS[key])
+    cells = [Cell(*key.rsplit("/", 1)[0].split("/"), int(key[-1])) for key in RESULTS]
+    assert tell(store, [*cells, Cell("ag_news", "320", 0)], (8,)) == headline(RESULTS)
+    assert store.path.with_suffix(".md").read_text() == f"{markdown(RESULTS)}\n"
+    assert json.loads(store.path.read_text())["headline"] == headline(RESULTS)
 
 
 def test_a_run_of_ours_alone_has_no_rows_of_rivals():
