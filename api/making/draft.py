@@ -1,11 +1,14 @@
 """What is asked for, checked: a task that fits nothing yet, and its examples as the engine reads
 them. Their texts go no further than here."""
 
+import logging
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +21,14 @@ from ifedicl_serve.contract.problem import first_problem
 from ifedicl_serve.contract.prompt import PromptTemplate
 from ifedicl_serve.contract.spec import CalibrationRecord, Label, TaskSpec
 from ifedicl_serve.contract.words import refuse_unclear, verbalize
-from ifedicl_serve.errors import DataError, InputError, PromptError, TextTooLongError
+from ifedicl_serve.errors import (
+    DataError,
+    FolderError,
+    InputError,
+    PromptError,
+    TaskNotFoundError,
+    TextTooLongError,
+)
 from ifedicl_serve.fitting.folds import folds_of
 from ifedicl_serve.fitting.rungs import BARE_RUNGS, Rung
 from ifedicl_serve.schema_jobs import (
@@ -27,11 +37,13 @@ from ifedicl_serve.schema_jobs import (
     CreateTaskRequest,
     LabelledText,
 )
-from ifedicl_serve.tasks.editor import TaskEditor
+from ifedicl_serve.tasks.editor import PlaceError, TaskEditor
 from ifedicl_serve.tasks.task import Task
 
+logger = logging.getLogger("vllm.ifedicl")  # vLLM formats and shows what is logged below "vllm"
+
 TEMPLATE = "Text: {text}\nLabel:"  # as `ifedicl calibrate`
-LEAST_EXAMPLES = 2  # of a label, or none is judged by what was fitted to another
+LEAST_EXAMPLES = 2  # of a label, as one is never judged by what was fitted to another
 FEW_EXAMPLES = 8  # of a label: bench/results/trials.md has 32 rows of 4 labels
 RUNGS: dict[str, Sequence[Rung]] = {
     "auto": BARE_RUNGS,
@@ -40,13 +52,16 @@ RUNGS: dict[str, Sequence[Rung]] = {
 }
 
 
+Prompt: TypeAlias = "array[int]"  # of 4 bytes a token: a job may wait for an hour
+
+
 @dataclass(frozen=True)
 class Draft:
     """A task as it is before anything is fitted: the model's own answers to its prompt; and of
     every example the prompt's tokens, label [rows] and fold [rows]."""
 
     task: Task
-    prompts: Sequence[list[int]]
+    prompts: Sequence[Prompt]
     labels: npt.NDArray[np.int_]
     folds: npt.NDArray[np.int_]
     rungs: Sequence[Rung]
@@ -66,7 +81,8 @@ def drafted(
     Raises InputError, FolderError for a name that is taken.
     """
     registry = editor.registry
-    editor.refuse_unsigned(body.name, body.replace)
+    with telling_no_others(body.name):
+        editor.refuse_unsigned(body.name, body.replace)
     try:
         labels = _labels(body, like)
         prompt = _prompt(body, like, registry.tokenizer)
@@ -103,6 +119,16 @@ def drafted(
         body.replace,
         _signs(body, registry.tokenizer),
     )
+
+
+@contextmanager
+def telling_no_others(name: str) -> Iterator[None]:
+    """Log what tells of other tasks or of the folder: who makes tasks may not know those."""
+    try:
+        yield
+    except (PlaceError, TaskNotFoundError) as error:
+        logger.warning("Task %r cannot be made: %s", name, error)
+        raise FolderError(f"the name {name!r} cannot be used; choose another") from None
 
 
 def _labels(body: CreateTaskRequest, like: Task | None) -> tuple[Label, ...]:
@@ -142,7 +168,7 @@ def _refuse_unbalanced(counts: Counter[str], names: Sequence[str]) -> None:
             raise InputError(
                 f"label {name!r} has {counts[name] or 'no'} "
                 f"{'example' if counts[name] == 1 else 'examples'}, expected at least "
-                f"{LEAST_EXAMPLES}, as each is judged by what is fitted to others; add some, or "
+                f"{LEAST_EXAMPLES}, as one says nothing of how well others are told; add some, or "
                 "leave the label out"
             )
 
@@ -155,14 +181,12 @@ def _prompt(body: CreateTaskRequest, like: Task | None, tokenizer: Any) -> Promp
     return PromptTemplate.of(TEMPLATE if body.template is None else body.template)
 
 
-def _prompts(
-    encoder: PromptEncoder, task: Task, texts: list[str], truncate: bool
-) -> list[list[int]]:
+def _prompts(encoder: PromptEncoder, task: Task, texts: list[str], truncate: bool) -> list[Prompt]:
     prompts = []
     for index, encoded in enumerate(encoder.encode_all(task, texts, truncate)):
         if isinstance(encoded, TextTooLongError):
             raise TextTooLongError(f"example {index}: {encoded}") from encoded
-        prompts.append(encoded)
+        prompts.append(array("i", encoded))
     return prompts
 
 

@@ -16,8 +16,9 @@ from ifedicl_serve.errors import DrainingError
 from ifedicl_serve.fitting.features import Features
 from ifedicl_serve.tasks.task import Task
 
-AT_ONCE_ALONE = 64  # prompts, in a batch that nobody else waits for
+AT_ONCE_ALONE = 64  # engine requests, in a batch that nobody else waits for
 AT_ONCE_BESIDE = 4  # beside classifications
+TOKENS_OF_ONE = 512  # of such a request, on average: long texts are fewer at once
 
 
 class FeatureReader:
@@ -29,7 +30,10 @@ class FeatureReader:
         self.hidden_size = hidden_size
 
     async def read(
-        self, task: Task, prompts: Sequence[list[int]], on_read: Callable[[float], Awaitable[None]]
+        self,
+        task: Task,
+        prompts: Sequence[Sequence[int]],
+        on_read: Callable[[float], Awaitable[None]],
     ) -> Features:
         """Of a task that adapts nothing; `on_read` is told the share that was read.
 
@@ -43,8 +47,8 @@ class FeatureReader:
         while done < len(prompts):
             if self.admission.draining:
                 raise DrainingError(STOPPING)
-            size = AT_ONCE_BESIDE if self.admission.classifying else AT_ONCE_ALONE
-            batch = prompts[done : done + size]
+            most = AT_ONCE_BESIDE if self.admission.classifying else AT_ONCE_ALONE
+            batch = batch_of(prompts[done : done + most], len(requests), most)
             rows = await all_or_none(self._row(task, requests, prompt) for prompt in batch)
             for row, (scores, state) in enumerate(rows, start=done):
                 log_probs[row], hidden[row] = scores, state
@@ -53,11 +57,22 @@ class FeatureReader:
         return Features(log_probs, hidden)
 
     async def _row(
-        self, task: Task, requests: Sequence[GroupRequest], prompt: list[int]
+        self, task: Task, requests: Sequence[GroupRequest], prompt: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         (scores,) = await trie_scores(self.engine, requests, prompt)
         assert scores.hidden is not None  # it was asked for
         return task.trie.log_probs(scores.log_probs), scores.hidden
+
+
+def batch_of(prompts: Sequence[Sequence[int]], requests: int, most: int) -> Sequence[Sequence[int]]:
+    """The first of them that make, of so many requests each, `most` requests and `most` times
+    TOKENS_OF_ONE tokens; one if that is more."""
+    tokens = 0
+    for size, prompt in enumerate(prompts[: max(1, most // requests)]):
+        tokens += requests * len(prompt)
+        if size and tokens > most * TOKENS_OF_ONE:
+            return prompts[:size]
+    return prompts[: max(1, most // requests)]
 
 
 def feature_requests(task: Task, hidden_size: int) -> list[GroupRequest]:

@@ -5,6 +5,7 @@ from a draft to a task that serves. A job cancelled or killed anywhere on it lea
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from api.classify.encoder import PromptEncoder
 from api.errors import error_info
-from api.making.draft import Draft, drafted
+from api.making.draft import Draft, drafted, telling_no_others
 from api.making.features import FeatureReader
 from api.making.report import report_of
 from api.making.store import JobStore, new_id
@@ -62,18 +63,25 @@ class Jobs:
 
     def __init__(self, store: JobStore, reader: FeatureReader, editor: TaskEditor) -> None:
         self.store, self.reader, self.editor = store, reader, editor
-        self._first_come = asyncio.Lock()
         self._running: set[asyncio.Task[Job]] = set()  # a task must be held
+        self._drafts = 0  # in work
         # Threads of our own, so that none waits for another kind of work.
         self._drafting = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-draft")
-        self._fitting = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-fit")
+        self._making = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-make")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="ifedicl-jobs")
 
     async def draft(
         self, body: CreateTaskRequest, like: Task | None, encoder: PromptEncoder
     ) -> Draft:
-        """What is asked for, checked. Raises InputError or FolderError."""
-        return await _in(self._drafting, drafted, body, like, self.editor, encoder)
+        """What is asked for, checked, after the queue: nobody waits for texts to be tokenised that
+        cannot become a job. Raises InputError, or as `submit`."""
+        ahead = self._drafts
+        self._drafts += 1
+        try:
+            await self.in_files(self._refuse_crowded, body.name, ahead)
+            return await _in(self._drafting, drafted, body, like, self.editor, encoder)
+        finally:
+            self._drafts -= 1
 
     async def submit(self, draft: Draft) -> Submitted:
         """Begin a job. Raises OverloadedError if too many wait, FolderError if one for the same
@@ -97,22 +105,28 @@ class Jobs:
 
     def _admitted(self, job: Job) -> ExitStack:
         """What ends this process's ownership of it."""
+        with self.store.admitting():
+            self._refuse_crowded(job.task)
+            owned = ExitStack()
+            owned.enter_context(self.store.owning(job))
+            return owned
+
+    def _refuse_crowded(self, task: str, drafts: int = 0) -> None:
+        """Raise OverloadedError or FolderError if no job for `task` can be added to those there
+        are and will be of so many drafts."""
         waiting = [one for one in self.store.all() if one.status not in FINAL]
-        if len(waiting) >= MAX_QUEUED:
+        if len(waiting) + drafts >= MAX_QUEUED:
             raise OverloadedError(
-                f"{len(waiting)} jobs are waiting or running, which is the most; send the examples "
-                "again later",
+                f"{len(waiting) + drafts} jobs are waiting or running, which is the most; send the "
+                "examples again later",
                 QUEUED_RETRY_S,
             )
         for one in waiting:
-            if one.task == job.task:
+            if one.task == task:
                 raise FolderError(
-                    f"job {one.id} is making task {job.task!r}; wait for it, or stop it with "
+                    f"job {one.id} is making task {task!r}; wait for it, or stop it with "
                     "DELETE /v1/jobs/{id}"
                 )
-        owned = ExitStack()
-        owned.enter_context(self.store.owning(job))
-        return owned
 
     async def _run(self, job: Job, draft: Draft, owned: ExitStack) -> Job:
         """Make it unless it is stopped, and tell what became of it."""
@@ -133,29 +147,33 @@ class Jobs:
 
     async def _make(self, draft: Draft, told: "Told") -> Made:
         """The path: examples read, a task fitted to them, and written."""
-        async with self._turn(), _in_time():
+        async with self._turn(told.job.id), _in_time():
             await told.at("reading", 0.0)
             features = await self.reader.read(draft.task, draft.prompts, told.read)
             await told.at("fitting", READ)
             rows = features, draft.labels, draft.folds
-            fitted = await _in(self._fitting, fit_task, *rows, draft.rungs)
+            # Until the thread has ended: the next job would only wait for it.
+            fitted = await _to_its_end(_in(self._making, fit_task, *rows, draft.rungs))
             report = report_of(draft, fitted)
             await told.at("writing", FITTED)
             return Made(await self._written(draft, fitted), report)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        async with self._first_come:
-            while True:
-                with self.store.turn() as ours:
-                    if ours:
-                        yield
-                        return
+    async def _turn(self, job_id: str) -> AsyncIterator[None]:
+        with ExitStack() as held:
+            while not await self._takes_turn(job_id, held):
+                held.close()
                 await asyncio.sleep(POLL_S)
+            yield
+
+    async def _takes_turn(self, job_id: str, held: ExitStack) -> bool:
+        """To its end, or a turn would be taken that nobody gives up."""
+        turn = self.store.turn(job_id)
+        return await _to_its_end(self.in_files(held.enter_context, turn))
 
     async def _written(self, draft: Draft, fitted: FittedTask) -> Task:
         """The task, which serves. It is too late to cancel this: half of it is never there."""
-        writing = asyncio.ensure_future(self.in_files(self._put, draft, fitted))
+        writing = asyncio.ensure_future(_in(self._making, self._put, draft, fitted))
         try:
             return await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -164,13 +182,14 @@ class Jobs:
     def _put(self, draft: Draft, fitted: FittedTask) -> Task:
         files = artifact_files(made_spec(draft.spec, fitted), fitted.tensors)
         name = draft.spec.name
-        task, _ = self.editor.put(
-            name, files[TASK_FILE], files[VECTORS_FILE], replace=draft.replace
-        )
+        with telling_no_others(name):
+            task, _ = self.editor.put(
+                name, files[TASK_FILE], files[VECTORS_FILE], replace=draft.replace
+            )
         return task
 
     async def _stopped(self, job_id: str) -> None:
-        while not self.store.is_stopped(job_id):
+        while not await self.in_files(self.store.is_stopped, job_id):
             await asyncio.sleep(POLL_S)
 
 
@@ -209,7 +228,9 @@ def _outcome(job: Job, made: Made | BaseException) -> dict[str, Any]:
         return {"status": "cancelled"}
     if isinstance(made, IFedICLError):
         return {"status": "failed", "error": error_info(made)}
-    logger.error("job %s failed", job.id, exc_info=made)
+    where = "".join(traceback.format_tb(made.__traceback__))
+    # Without its message, which may hold a text.
+    logger.error("Job %s failed of %s at\n%s", job.id, type(made).__name__, where)
     return {"status": "failed", "error": DEFECT}
 
 
@@ -222,6 +243,20 @@ DEFECT = ErrorInfo(
 
 async def _in(threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
+
+
+async def _to_its_end(work: Awaitable[T]) -> T:
+    """What a thread returns. Cancelled, it ends only when the thread has."""
+    working = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not working.done():
+        try:
+            await asyncio.wait([working])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return working.result()
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ def report_of(draft: Draft, fitted: FittedTask) -> TaskReport:
     predicted = fitted.log_probs.argmax(axis=1)
     before, after = fitted.measured.before, fitted.measured.after
     signs = benefit_signs(before, after) if fitted.tensors else []
+    alone = _in_one_fold(draft.labels, draft.folds, len(names))
     return TaskReport(
         rung=fitted.rung.name,
         examples=len(draft.labels),
@@ -32,9 +33,26 @@ def report_of(draft: Draft, fitted: FittedTask) -> TaskReport:
         guessing=_guessing(draft.labels, len(names)),
         labels=_labels(draft.labels, predicted, names),
         confused=_confused(draft.labels, predicted, names),
-        suspects=_suspects(draft.labels, fitted.log_probs, names),
-        warnings=[*draft.warnings, *signs],
+        suspects=_suspects(draft.labels, fitted.log_probs, names, alone),
+        warnings=[*draft.warnings, *_unjudged([names[label] for label in alone]), *signs],
     )
+
+
+def _in_one_fold(
+    truth: npt.NDArray[np.int_], folds: npt.NDArray[np.int_], labels: int
+) -> list[int]:
+    """Labels whose examples lie all in one fold, as few may: a fold follows from the text."""
+    return [label for label in range(labels) if len(np.unique(folds[truth == label])) == 1]
+
+
+def _unjudged(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"{', '.join(map(repr, names))}: all examples of such a label fell into one part of those "
+        "that are judged by the others, so they are judged by what was fitted to none of them; add "
+        "some"
+    ]
 
 
 def _held_out(metrics: Metrics) -> HeldOut:
@@ -80,12 +98,17 @@ def _confused(
 
 
 def _suspects(
-    truth: npt.NDArray[np.int_], log_probs: Doubles, names: Sequence[str]
+    truth: npt.NDArray[np.int_], log_probs: Doubles, names: Sequence[str], alone: Sequence[int]
 ) -> list[Suspect]:
+    """But for rows of labels in `alone`: what they are judged by knows nothing of their label."""
     rows = np.arange(len(truth))
     losses = -log_probs[rows, truth]
     excess = log_probs.max(axis=1) + losses
-    suspicious = [row for row in np.argsort(-losses, kind="stable") if excess[row] > SUSPICIOUS]
+    suspicious = [
+        row
+        for row in np.argsort(-losses, kind="stable")
+        if excess[row] > SUSPICIOUS and truth[row] not in alone
+    ]
     return [
         Suspect(
             index=int(row),

@@ -48,6 +48,18 @@ class JobStore:
         self.folder = tasks / FOLDER
 
     @contextmanager
+    def admitting(self) -> Iterator[None]:
+        """Nobody else adds a job until the block ends. Raises FolderError."""
+        with explained():
+            self.folder.mkdir(exist_ok=True)
+            handle = os.open(self.folder / "admission.lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
     def owning(self, job: Job) -> Iterator[None]:
         """Keep a job from now on, as this process's until the block ends.
 
@@ -106,11 +118,14 @@ class JobStore:
         return self._stop(job_id).exists()
 
     @contextmanager
-    def turn(self) -> Iterator[bool]:
-        """Whether it is this process's turn to run a job, which it is until the block ends."""
+    def turn(self, job_id: str) -> Iterator[bool]:
+        """Whether it is this job's turn to run, which it is until the block ends: no other runs,
+        and no older one waits."""
         handle = os.open(self.folder / "turn.lock", os.O_CREAT | os.O_RDWR, 0o644)
         try:
-            yield _locked(handle, fcntl.LOCK_EX)
+            yield _locked(handle, fcntl.LOCK_EX) and not any(
+                older < job_id and self._is_owned(older) for older in self._ids()
+            )
         finally:
             os.close(handle)
 

@@ -28,7 +28,7 @@ class QueueTime(AggregateStatLoggerBase):
         """After a step of the engine."""
         for request in iteration_stats.finished_requests if iteration_stats else ():
             task = task_of(request.request_id)
-            if task is not None:
+            if task:  # a job that makes one reads for none
                 metrics.QUEUE_TIME.labels(task).observe(request.queued_time)
 
     def log_engine_initialized(self) -> None:

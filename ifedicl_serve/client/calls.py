@@ -7,7 +7,12 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from ifedicl_serve.client.errors import APIResponseError, APIStatusError, TaskNotMadeError
+from ifedicl_serve.client.errors import (
+    APIResponseError,
+    APIStatusError,
+    APITimeoutError,
+    TaskNotMadeError,
+)
 from ifedicl_serve.client.retry import Exchange, Retries, Wait
 from ifedicl_serve.contract.text import is_unicode
 from ifedicl_serve.schema import (
@@ -108,12 +113,14 @@ class Calls:
         texts: Sequence[str],
         labels: Sequence[str],
         words: Mapping[str, str] | None,
+        timeout: float,
         on_progress: OnProgress | None,
         **options: Any,
     ) -> Exchange[Job]:
         """Begin a job, and ask for it until it has ended; options are sent unless they are None.
 
-        Raises TaskNotMadeError, and ValueError for examples that no request can hold.
+        Raises TaskNotMadeError, APITimeoutError after `timeout` seconds of asking, and ValueError
+        for examples that no request can hold.
         """
         if len(texts) != len(labels):
             raise ValueError(f"{len(texts)} texts and {len(labels)} labels, expected a label each")
@@ -123,26 +130,37 @@ class Calls:
         examples = [{"text": t, "label": label} for t, label in zip(texts, labels, strict=True)]
         options["labels"] = words
         said = {option: value for option, value in options.items() if value is not None}
-        return self._create_task({"name": name, "examples": examples, **said}, on_progress)
+        body = {"name": name, "examples": examples, **said}
+        return self._create_task(body, timeout, on_progress)
 
-    def _create_task(self, body: dict[str, Any], on_progress: OnProgress | None) -> Exchange[Job]:
-        job = yield from self._send(Job, "POST", "/v1/tasks", json=body)
+    def _create_task(
+        self, body: dict[str, Any], timeout: float, on_progress: OnProgress | None
+    ) -> Exchange[Job]:
+        job = yield from self._send(Job, "POST", "/v1/tasks", changes=True, json=body)
+        deadline = self.retries.clock.monotonic() + timeout
         while True:
             if on_progress is not None:
                 on_progress(job)
             if job.status in FINAL:
                 break
+            if self.retries.clock.monotonic() >= deadline:
+                raise APITimeoutError(
+                    f"job {job.id} of task {job.task!r} is {job.status} after {timeout:g} s, and "
+                    f"goes on; look at it with GET /v1/jobs/{job.id}, or stop it with DELETE"
+                )
             yield Wait(POLL_S)
             job = yield from self._send(Job, "GET", f"/v1/jobs/{quote(job.id, safe='')}")
         if job.status != "done":
             raise TaskNotMadeError(job)
         return job
 
-    def _send(self, model: type[M], method: str, path: str, **content: Any) -> Exchange[M]:
+    def _send(
+        self, model: type[M], method: str, path: str, changes: bool = False, **content: Any
+    ) -> Exchange[M]:
         def build(timeout: httpx.Timeout) -> httpx.Request:
             return self.build(method, path, timeout=timeout, **content)
 
-        response = yield from self.retries.exchange(build)
+        response = yield from self.retries.exchange(build, changes)
         try:
             return model.model_validate_json(response.content)
         except ValidationError as error:

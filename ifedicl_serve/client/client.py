@@ -23,6 +23,7 @@ from ifedicl_serve.schema_jobs import Job
 
 API_KEY_VARIABLE = "IFEDICL_API_KEY"
 TIMEOUT_S = 600.0  # in all, retries included
+JOB_TIMEOUT_S = 3600.0  # as long as a job whose turn it is may run
 MAX_RETRIES = 5
 BATCH_SIZE = 256  # texts per request: enough for the engine to be busy, answered within seconds
 CONCURRENCY = 4  # requests of one call under way at once
@@ -131,6 +132,7 @@ class Client:
         fit: Literal["auto", "head", "bias"] = "auto",
         truncate: bool = False,
         replace: bool = False,
+        timeout: float = JOB_TIMEOUT_S,
         on_progress: OnProgress | None = None,
     ) -> Job:
         """Make task `name` from texts and the label of each, on the server, and return its job when
@@ -139,8 +141,11 @@ class Client:
         `words` is what the model reads for each label, in the order that answers have. `template`
         is a prompt with a place for the text, `chat` ({"user": ..., "system": ...}) one in the
         model's chat template, `like` a task whose prompt to take. `on_progress` is called with the
-        job as it comes along. Needs a key that may make tasks. Raises TaskNotMadeError if the job
-        fails. After a connection that broke, a job may be there that nobody waits for.
+        job as it comes along. Needs a key that may make tasks.
+
+        Raises TaskNotMadeError if the job fails, and APITimeoutError with its id if it has not
+        ended after `timeout` seconds: it goes on. What begins it is sent again only if the server
+        has not taken it: after a connection that broke, a job may be there that nobody waits for.
         """
         return self._run(
             self._calls.create_task(
@@ -148,6 +153,7 @@ class Client:
                 texts,
                 labels,
                 words,
+                timeout,
                 on_progress,
                 template=template,
                 chat=chat,
@@ -279,6 +285,7 @@ class AsyncClient:
         fit: Literal["auto", "head", "bias"] = "auto",
         truncate: bool = False,
         replace: bool = False,
+        timeout: float = JOB_TIMEOUT_S,
         on_progress: OnProgress | None = None,
     ) -> Job:
         """As `Client.create_task`."""
@@ -288,6 +295,7 @@ class AsyncClient:
                 texts,
                 labels,
                 words,
+                timeout,
                 on_progress,
                 template=template,
                 chat=chat,

@@ -22,9 +22,12 @@ from ifedicl_serve.client.errors import (
     status_error,
 )
 
-# What goes away by itself. Classifying changes nothing on the server, so all may be sent again.
+# What goes away by itself, for a request that changes nothing on the server.
 RETRIED_STATUSES = {429, 502, 503, 504}
 RETRIED_ERRORS = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
+# And for one that does: these say that it has not been taken.
+UNTAKEN_STATUSES = {429, 503}
+UNTAKEN_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 CONNECT_S = 5.0  # a host that drops packets is tried again rather than waited for
 
@@ -75,9 +78,12 @@ class Retries:
     budget_s: float
     clock: Clock
 
-    def exchange(self, build: Callable[[httpx.Timeout], httpx.Request]) -> Exchange[httpx.Response]:
+    def exchange(
+        self, build: Callable[[httpx.Timeout], httpx.Request], changes: bool = False
+    ) -> Exchange[httpx.Response]:
         """Send until there is an answer that is no error. Raises APIError.
 
+        A request that `changes` something is sent again only if it has not been taken.
         A wait that would outlast the budget is not begun: the error is raised at once.
         """
         deadline = self.clock.monotonic() + self.budget_s
@@ -89,7 +95,7 @@ class Retries:
                 return reply
             error = _error(request, reply)
             wait = self._wait(attempt, reply)
-            if not _passes(reply) or attempt == self.most:
+            if not _passes(reply, changes) or attempt == self.most:
                 break
             if self.clock.monotonic() + wait >= deadline:
                 error.add_note(f"not tried again: the timeout is {self.budget_s:g} s in all")
@@ -119,10 +125,10 @@ def retry_after(header: str, now: float) -> float | None:
         return None
 
 
-def _passes(reply: Reply) -> bool:
+def _passes(reply: Reply, changes: bool) -> bool:
     if isinstance(reply, httpx.Response):
-        return reply.status_code in RETRIED_STATUSES
-    return isinstance(reply, RETRIED_ERRORS)
+        return reply.status_code in (UNTAKEN_STATUSES if changes else RETRIED_STATUSES)
+    return isinstance(reply, UNTAKEN_ERRORS if changes else RETRIED_ERRORS)
 
 
 def _error(request: httpx.Request, reply: Reply) -> APIError:

@@ -19,11 +19,14 @@ from uuid import uuid4
 T = TypeVar("T")
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], check: Callable[[Path], T]) -> T:
+def write_folder(
+    folder: Path, files: Mapping[str, bytes], check: Callable[[Path], T], replace: bool = True
+) -> T:
     """Write `files` to `folder`, replacing what is there; returns what `check` returned.
 
     `check` is given the files before anybody else sees them: if it raises, or if a write fails,
-    nothing has changed and nothing is left.
+    nothing has changed and nothing is left. Without `replace` a folder with files in it is left as
+    it is, and OSError raised.
     """
     # A network filesystem keeps removed files that somebody reads: hidden, they harm nobody.
     with tempfile.TemporaryDirectory(
@@ -35,7 +38,10 @@ def write_folder(folder: Path, files: Mapping[str, bytes], check: Callable[[Path
             _write_synced(staged / name, content)
         _sync_directory(staged)
         checked = check(staged)
-        _rename_over(staged, folder, Path(temporary))
+        if replace:
+            _rename_over(staged, folder, Path(temporary))
+        else:
+            staged.rename(folder)  # the kernel refuses it if files are there
         _sync_directory(folder.parent)
     return checked
 

@@ -7,7 +7,7 @@ folder that the registry listed itself or whose name is a TaskName.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,12 @@ from ifedicl_serve.tasks.registry import TaskRegistry
 from ifedicl_serve.tasks.task import Task
 
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)  # what a folder is renamed over
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class PlaceError(FolderError):
+    """What is wrong with the folder or with other tasks in it: for the operator, not for others."""
 
 
 class TaskEditor:
@@ -92,7 +97,7 @@ class TaskEditor:
             files = {TASK_FILE: task_file, VECTORS_FILE: vectors}
             if signature is not None:
                 files[SIGNATURE_FILE] = signature
-            written = write_folder(folder, files, partial(self._checked, name))
+            written = self._written(name, folder, files, replace)
             self.registry.refresh({folder.name})
             return self._now_serving(name, written.digest), replaces
 
@@ -119,7 +124,7 @@ class TaskEditor:
         try:
             return self.registry.refresh()
         except ArtifactError as error:
-            raise FolderError(str(error)) from error
+            raise PlaceError(str(error)) from error
 
     def _place_of(self, name: TaskName) -> Path:
         folders = self.registry.folders_of(name)
@@ -128,14 +133,14 @@ class TaskEditor:
         folder = self.registry.folder / name
         for task in self.registry.tasks.values():
             if task.folder == folder:
-                raise FolderError(
+                raise PlaceError(
                     f"the sub-folder {name} serves task {task.name!r}, so task {name!r} cannot be "
                     "put there; upload it under another name, or delete that task first"
                 )
         try:
             refuse_occupied(folder)
         except ArtifactError as error:
-            raise FolderError(
+            raise PlaceError(
                 f"the tasks directory holds something named {name} that is no task, so it is not "
                 "replaced; upload the task under another name"
             ) from error
@@ -145,11 +150,18 @@ class TaskEditor:
         """Whether there is an artifact in that place. Raises FolderError if it is to be left."""
         replaces = (folder / TASK_FILE).is_file()
         if replaces and not replace:
-            raise FolderError(
-                f"there is a task {name!r}, and it was left as it is; send "
-                '"replace": true to have another in its place, or choose another name'
-            )
+            raise _left(name)
         return replaces
+
+    def _written(
+        self, name: TaskName, folder: Path, files: Mapping[str, bytes], replace: bool
+    ) -> Task:
+        try:
+            return write_folder(folder, files, partial(self._checked, name), replace)
+        except OSError as error:
+            if not replace and error.errno in OCCUPIED:  # since it was looked at
+                raise _left(name) from error
+            raise
 
     def _checked(self, name: TaskName, staged: Path) -> Task:
         """The task in `staged`, if it would serve as `name`."""
@@ -195,6 +207,13 @@ class TaskEditor:
         if not folders and name in self.registry.refused and (refused / TASK_FILE).is_file():
             return refused
         return self.registry.get(name).folder
+
+
+def _left(name: TaskName) -> FolderError:
+    return FolderError(
+        f"there is a task {name!r}, and it was left as it is; send "
+        '"replace": true to have another in its place, or choose another name'
+    )
 
 
 @contextmanager

@@ -15,13 +15,16 @@ NAMES = ["a", "b", "c"]
 HEAD = BARE_RUNGS[2]
 
 
-def report(truth, probabilities):
-    """Of examples with these labels, predicted so."""
+def report(truth, probabilities, folds=None):
+    """Of examples with these labels, predicted so; in turn in the folds unless those are given."""
+    folds = np.arange(len(truth)) % 5 if folds is None else np.array(folds)
     truth, log_probs = np.array(truth), np.log(np.array(probabilities, dtype=float))
     judgement = Judgement.of([log_softmax(np.zeros_like(log_probs)), log_probs], truth)
     told = measured(judgement, [ZERO_SHOT, HEAD], HEAD)
     labels = [SimpleNamespace(name=name) for name in NAMES]
-    draft = SimpleNamespace(labels=truth, spec=SimpleNamespace(labels=labels), warnings=["few"])
+    draft = SimpleNamespace(
+        labels=truth, folds=folds, spec=SimpleNamespace(labels=labels), warnings=["few"]
+    )
     return report_of(draft, FittedTask(HEAD, {"bias": None}, [], told, log_probs))
 
 
@@ -62,3 +65,10 @@ def test_a_label_that_is_never_given_has_no_precision_and_the_worst_come_first()
     assert [one.precision for one in told.labels] == [0.5, None, None]
     assert [(one.label, one.examples) for one in told.confused] == [("b", 20), ("c", 10)]
     assert len(told.suspects) == MOST
+
+
+def test_a_label_in_one_fold_is_warned_of_and_its_examples_are_no_suspects():
+    wrong = [[0.98, 0.01, 0.01]] * 6
+    told = report([0, 0, 1, 1, 2, 2], wrong, folds=[0, 1, 2, 3, 4, 4])
+    assert {one.index for one in told.suspects} == {2, 3}
+    assert told.warnings[1].startswith("'c': all examples of such a label fell into one part")

@@ -1,6 +1,7 @@
 """Jobs as files: seen by everybody, and lost with the process that has them."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_a_job_is_lost_with_its_process(store, tmp_path):
         "from tests.api.making.test_store import job\n"
         "mine = job('fitting')\n"
         "store = JobStore(pathlib.Path(sys.argv[1]))\n"
-        "with store.owning(mine), store.turn() as ours:\n"
+        "with store.owning(mine), store.turn(mine.id) as ours:\n"
         "    print(mine.id, ours, flush=True)\n"
         "    sys.stdin.read()\n"
     )
@@ -60,19 +61,31 @@ def test_a_job_is_lost_with_its_process(store, tmp_path):
         job_id, ours = process.stdout.readline().split()
         assert ours == "True"
         assert store.get(job_id).status == "fitting"
-        with store.turn() as mine:
+        with store.turn(job().id) as mine:
             assert not mine
         process.kill()
         process.wait()
     assert store.get(job_id).status == "failed"
-    with store.turn() as mine:
+    with store.turn(job().id) as mine:
         assert mine
 
 
 def test_it_is_one_owners_turn_at_a_time(store, tmp_path):
-    with store.owning(job()), store.turn() as first:
-        with JobStore(tmp_path).turn() as second:
+    one, other = job(), job()
+    with store.owning(one), store.turn(one.id) as first:
+        with JobStore(tmp_path).turn(other.id) as second:
             assert (first, second) == (True, False)
+
+
+def test_an_older_job_of_another_process_goes_first(store, tmp_path):
+    older, younger = job(), job()
+    with store.owning(younger):
+        with JobStore(tmp_path).owning(older), store.turn(younger.id) as ours:
+            assert not ours
+        with JobStore(tmp_path).owning(older), store.turn(older.id) as ours:
+            assert ours
+        with store.turn(younger.id) as ours:  # the older one has ended
+            assert ours
 
 
 def test_the_owner_learns_that_somebody_stops_a_job(store, tmp_path):
@@ -126,3 +139,12 @@ def test_a_folder_that_takes_no_job_is_said_so(store, monkeypatch, number, kind)
         pass
     assert store.all() == []
     assert os.listdir(store.folder) == []
+
+
+def test_one_job_is_admitted_at_a_time(store, tmp_path):
+    with store.admitting():
+        handle = os.open(tmp_path / FOLDER / "admission.lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)

@@ -28,6 +28,13 @@ def test_a_classifications_time_is_its_tasks():
     assert counted("queued") == 0.25
 
 
+def test_what_a_job_reads_is_no_tasks():
+    context = copy_context()
+    context.run(enter_request, RequestContext(id="job"))
+    finished(context.run(new_request_id))
+    assert counted("") is None
+
+
 @pytest.mark.parametrize("request_id", ["classify:stranger:x", "resp_1", "", None])
 def test_an_id_that_a_caller_chose_makes_no_series(request_id):
     """vLLM's /v1/responses takes a `request_id`."""

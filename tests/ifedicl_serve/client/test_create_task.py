@@ -1,14 +1,24 @@
 """A task made with the client, from the real routes."""
 
+import httpx
 import pytest
+from fastapi.responses import JSONResponse
 
 from api.access.admin_key import ADMIN_KEY_VARIABLE
-from ifedicl_serve.client import APIStatusError, PermissionDeniedError, TaskNotMadeError
+from ifedicl_serve.client import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    PermissionDeniedError,
+    TaskNotMadeError,
+)
+from ifedicl_serve.client.retry import Retries
+from ifedicl_serve.schema_jobs import Job
 from ifedicl_serve.tasks.registry import TaskRegistry
 from tests.api.conftest import application
 from tests.api.fake_engine import FakeEngine
 from tests.api.http.make.conftest import ADMIN_KEY, KEYS, USER_KEY, examples
-from tests.ifedicl_serve.client.conftest import serving
+from tests.ifedicl_serve.client.conftest import Script, serving
 from tests.ifedicl_serve.factory import MODEL
 
 TEXTS, LABELS = zip(*[(one["text"], one["label"]) for one in examples()], strict=True)
@@ -73,3 +83,40 @@ def test_examples_that_no_request_can_hold_are_refused_before_one_is_sent(make, 
             client.create_task("made", ["a", "b"], ["c"])
         with pytest.raises(ValueError, match="text 1 is .* half of a surrogate pair"):
             client.create_task("made", ["a", "\ud800"], ["c", "d"])
+
+
+QUEUED = Job(id="f" * 32, task="made", status="queued", progress=0.0, created=1)
+
+
+def test_waiting_for_a_job_ends_with_the_timeout_and_names_the_job(make, clock):
+    script = Script(JSONResponse(QUEUED.model_dump(mode="json"), 202))
+    with serving(script.app) as url, make(url, clock=clock) as client:
+        with pytest.raises(APITimeoutError, match=f"job {QUEUED.id} of .* is queued after 1 s, "):
+            client.create_task("made", TEXTS, LABELS, timeout=1.0)
+    assert sum(clock.slept) == 1.0
+
+
+@pytest.mark.parametrize(("status", "sent"), [(502, 1), (504, 1), (429, 6), (503, 6)])
+def test_what_may_have_begun_a_job_is_not_sent_again(make, clock, status, sent):
+    script = Script(JSONResponse({}, status))
+    with serving(script.app) as url, make(url, clock=clock) as client:
+        with pytest.raises(APIStatusError):
+            client.create_task("made", TEXTS, LABELS)
+    assert len(script.bodies) == sent
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"), [(httpx.ConnectError, 2), (httpx.ReadError, 1), (httpx.ReadTimeout, 1)]
+)
+def test_a_connection_that_broke_may_have_begun_a_job(error, sent, clock):
+    """Only what was never connected is sent again."""
+    exchange = Retries(1, 600.0, clock).exchange(
+        lambda timeout: httpx.Request("POST", "http://127.0.0.1:9/v1/tasks"), changes=True
+    )
+    requests, reply = 0, None
+    with pytest.raises(APIConnectionError):
+        while True:
+            step = exchange.send(reply)
+            requests += isinstance(step, httpx.Request)
+            reply = error("broke") if isinstance(step, httpx.Request) else None
+    assert requests == sent

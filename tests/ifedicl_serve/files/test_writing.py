@@ -45,6 +45,13 @@ def test_a_write_that_fails_changes_nothing_and_leaves_nothing(folder, step, mon
     assert content(folder) == {"old"}
 
 
+def test_without_replace_a_folder_with_files_is_left_as_it_is(folder):
+    with pytest.raises(OSError, match="not empty"):
+        write_folder(folder, {"one": b"new"}, lambda staged: None, replace=False)
+    assert content(folder) == {"old"}
+    assert visible(folder.parent) == ["task"]
+
+
 def test_the_old_folder_is_put_back_if_the_new_one_cannot_take_its_place(folder, monkeypatch):
     rename = Path.rename
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
@@ -9,6 +10,7 @@ import pytest
 
 from api.making import jobs as module
 from api.making.features import AT_ONCE_BESIDE
+from api.options import ServeOptions
 from ifedicl_serve.fitting.task import fit_task
 from ifedicl_serve.schema_jobs import FINAL
 from ifedicl_serve.tasks.registry import TaskRegistry
@@ -41,6 +43,24 @@ def other_process(folder, tokenizer, engine, client):
 def stop(client, job_id):
     response = client.delete(f"/v1/jobs/{job_id}")
     assert response.status_code == 202, response.text
+
+
+def stop_and_cancel(client, app, job_id):
+    """And its owner has cancelled it."""
+    store, seen = app.state.ifedicl_jobs.store, Event()
+    is_stopped = store.is_stopped
+
+    def see(asked_of):
+        stopped = is_stopped(asked_of)
+        if stopped:
+            seen.set()
+        return stopped
+
+    store.is_stopped = see
+    stop(client, job_id)
+    seen.wait()
+    for _ in range(3):  # each is several rounds of the event loop, and that is two
+        job_of(client, job_id)
 
 
 def left_nothing(client, folder):
@@ -104,6 +124,28 @@ def test_a_queue_that_is_full_says_when_to_come_again(client, engine, monkeypatc
     until(client, first, "done")
 
 
+def test_a_request_beyond_the_bound_is_refused_before_its_texts_are_tokenised(
+    client, engine, monkeypatch
+):
+    """Counted with those that are still tokenised."""
+    begun, over = Event(), Event()
+    drafted = module.drafted
+
+    def slow(*arguments):
+        begun.set()
+        over.wait()
+        return drafted(*arguments)
+
+    monkeypatch.setattr(module, "MAX_QUEUED", 1)
+    monkeypatch.setattr(module, "drafted", slow)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(create, client, "team-a")
+        begun.wait()
+        error_of(create(client, "team-b"), 503)
+        over.set()
+    until(client, first.result().json()["id"], "done")
+
+
 @pytest.fixture
 def fitting(monkeypatch):
     """Fitting that goes on until the test ends."""
@@ -115,16 +157,39 @@ def fitting(monkeypatch):
         return fit_task(*arguments)
 
     monkeypatch.setattr(module, "fit_task", fit)
-    yield begun
+    yield begun, over
     over.set()
 
 
-def test_a_job_stopped_while_it_fits_leaves_no_half_task(client, fitting, folder):
+def test_a_job_stopped_while_it_fits_leaves_no_half_task(client, app, fitting, folder):
     job_id = create(client).json()["id"]
-    until(client, job_id, "fitting")
-    stop(client, job_id)
+    begun, over = fitting
+    begun.wait()
+    stop_and_cancel(client, app, job_id)
+    waiting = create(client, "team-next").json()["id"]
+    assert job_of(client, waiting)["status"] == "queued"  # while the thread still fits
+    over.set()
     until(client, job_id, "cancelled")
+    until(client, waiting, "done")
     left_nothing(client, folder)
+
+
+def test_jobs_are_listed_while_one_writes(client, app, monkeypatch):
+    jobs, writing, over = app.state.ifedicl_jobs, Event(), Event()
+    put = jobs.editor.put
+
+    def slow_put(*arguments, **options):
+        writing.set()
+        over.wait()
+        return put(*arguments, **options)
+
+    monkeypatch.setattr(jobs.editor, "put", slow_put)
+    job_id = create(client).json()["id"]
+    writing.wait()
+    (job,) = client.get("/v1/jobs").json()["data"]
+    assert (job["id"], job["status"]) == (job_id, "writing")
+    over.set()
+    until(client, job_id, "done")
 
 
 def test_a_job_stopped_while_it_writes_is_done(client, app, folder, monkeypatch):
@@ -142,9 +207,12 @@ def test_a_job_stopped_while_it_writes_is_done(client, app, folder, monkeypatch)
 
 
 def test_who_waits_for_a_job_that_is_stopped_is_told(client, app, fitting, folder):
+    begun, over = fitting
+
     def stop_it():
-        fitting.wait()
-        app.state.ifedicl_jobs.store.stop(app.state.ifedicl_jobs.store.all()[0])
+        begun.wait()
+        stop_and_cancel(client, app, app.state.ifedicl_jobs.store.all()[0].id)
+        over.set()
 
     with ThreadPoolExecutor() as threads:
         threads.submit(stop_it)
@@ -180,12 +248,18 @@ def test_a_folder_that_cannot_be_written_refuses_before_anything_is_read(
     left_nothing(client, folder)
 
 
-def test_what_fails_in_a_job_is_told_and_logged_without_its_content(client, folder, monkeypatch):
+def test_what_fails_in_a_job_is_told_and_logged_without_its_content(
+    client, folder, monkeypatch, caplog
+):
+    said = "what a text says"
+
     def fail(*arguments):
-        raise ValueError("secret")
+        raise ValueError(said)
 
     monkeypatch.setattr(module, "fit_task", fail)
     error = error_of(create(client, wait=True), 500)
+    assert "failed of ValueError at" in caplog.text and "in fail" in caplog.text
+    assert said not in caplog.text
     assert error["message"] == "this is a defect of the server; its log says more about the job"
     left_nothing(client, folder)
 
@@ -208,8 +282,9 @@ def test_beside_classifications_a_job_is_a_small_batch(client, app, engine):
     with app.state.ifedicl_admission.hold(1):
         job_id = create(client).json()["id"]
         until(client, job_id, "reading")
-        while not engine.prompts:
-            pass
+        while len(engine.prompts) < AT_ONCE_BESIDE:
+            time.sleep(0.005)
+        job_of(client, job_id)  # the event loop has come round since, and nothing was added
         assert len(engine.prompts) == AT_ONCE_BESIDE
         engine.held = False
         until(client, job_id, "done")
@@ -221,7 +296,9 @@ def test_waiting_ends_with_the_servers_timeout_and_the_job_goes_on(
     engine = FakeEngine()
     engine.held = True
     monkeypatch.setenv("IFEDICL_ADMIN_KEY", ADMIN_KEY)
-    app = application(registry, tokenizer, engine, request_timeout=0.05)
+    # Of waiting alone: the body has its own time to come.
+    monkeypatch.setattr(ServeOptions, "seconds", lambda self, wanted: 0.05)
+    app = application(registry, tokenizer, engine)
     with running(app) as client:
         client.headers.update(bearer(ADMIN_KEY))
         response = create(client, wait=True)

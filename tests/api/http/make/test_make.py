@@ -14,6 +14,7 @@ from tests.api.http.make.conftest import (
     until,
 )
 from tests.api.http.test_errors import error_of
+from tests.ifedicl_serve.factory import make_artifact
 
 
 def test_a_task_made_while_waiting_serves_at_once(client, folder):
@@ -100,6 +101,22 @@ def test_a_task_is_replaced_only_if_that_is_said(client, folder):
     assert client.get("/v1/tasks/team-banking").json()["digest"] == first
     second = create(client, fit="bias", replace=True, wait=True).json()["digest"]
     assert client.get("/v1/tasks/team-banking").json()["digest"] == second != first
+    assert hidden(folder) == []
+
+
+def test_a_task_put_there_while_a_job_runs_is_left_as_it_is(client, app, folder, monkeypatch):
+    """By another process, after the last look at the place."""
+    editor = app.state.ifedicl_jobs.editor
+    checked = editor._checked
+
+    def put_meanwhile(name, staged):
+        make_artifact(folder / name, name=name)
+        return checked(name, staged)
+
+    monkeypatch.setattr(editor, "_checked", put_meanwhile)
+    message = error_of(create(client, wait=True), 409)["message"]
+    assert message.startswith("there is a task 'team-banking', and it was left as it is; send")
+    assert load_artifact(folder / "team-banking").spec.calibration.rounds == 5
     assert hidden(folder) == []
 
 
@@ -199,6 +216,13 @@ def test_a_key_makes_tasks_of_its_names_and_uses_them(client):
     assert client.post("/v1/classify", json=body, headers=bearer("of-a-team")).status_code == 200
     message = error_of(create(client, "other", key="of-a-team"), 403)["message"]
     assert message == "this key may make no task 'other'; it may make: team-*"
+
+
+def test_a_name_whose_place_is_taken_tells_nothing_of_other_tasks(client, folder, caplog):
+    (folder / "sst2").rename(folder / "team-x")
+    message = error_of(create(client, "team-x", key="of-a-team"), 409)["message"]
+    assert message == "the name 'team-x' cannot be used; choose another"
+    assert "the sub-folder team-x serves task 'sst2'" in caplog.text
 
 
 @pytest.mark.parametrize(("key", "status"), [("of-a-user", 403), ("stranger", 401)])
