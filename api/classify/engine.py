@@ -169,7 +169,7 @@ class LabelEngine(Protocol):
 
 
 async def trie_scores(
-    engine: LabelEngine, requests: Sequence[GroupRequest], prompt: list[int]
+    engine: LabelEngine, requests: Sequence[GroupRequest], prompt: Sequence[int]
 ) -> list[TokenScores]:
     """Each task's log-softmaxes of its label trie after a prompt, node by node, and the scores of
     its label rows. The requests are those of a group.
